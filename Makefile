@@ -1,0 +1,47 @@
+# The front door. `make help` lists what is here; every target sets up .venv by itself.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_READY := $(VENV)/.run-ready
+DEV_READY := $(VENV)/.dev-ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.DEFAULT_GOAL := help
+.PHONY: help drill drill-crash test lint format simulate bench clean lock
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(RUN_READY): requirements.lock pyproject.toml
+	@{ echo "setting up $(VENV) (once)"; test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	  $(PIP) install --require-hashes -r requirements.lock; \
+	  $(PIP) install --no-deps --no-build-isolation -e . ; touch $@; } >&2
+
+$(DEV_READY): requirements-dev.lock $(RUN_READY)
+	@{ echo "adding the development tools (once)"; \
+	  $(PIP) install --require-hashes -r requirements-dev.lock; touch $@; } >&2
+
+drill: $(RUN_READY) ## Stall a subnet, recover it by a vote, print the phases (ARGS="--json --nns-nodes 4")
+	@$(BIN)/reprise drill run subnet-divergence $(ARGS)
+
+test: $(DEV_READY) ## All tests
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(DEV_READY) ## ruff, mypy --strict, layering contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+format: $(DEV_READY) ## Rewrite the sources in the project's format
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock: $(DEV_READY) ## Resolve the pinned, hashed dependencies anew
+	@$(PIP) install uv
+	@for n in requirements requirements-dev; do $(BIN)/uv pip compile -q --generate-hashes \
+	  --no-emit-index-url --no-header --python-version 3.11 $$n.in -o $$n.lock; done
+
+clean: ## Remove what the targets made
+	@rm -rf $(VENV) .reprise .mypy_cache .ruff_cache .pytest_cache
+
+protobuf: ## Generate the message classes from replica/protocol/messages/ic.proto
+	@$(PIP) install grpcio-tools==1.85.1
+	@cd replica/protocol/messages && ../../../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. ic.proto

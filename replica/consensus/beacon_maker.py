@@ -1,0 +1,49 @@
+"""Beacon and tape makers: shares of the subnet's randomness, with the low threshold."""
+
+from __future__ import annotations
+
+from replica.consensus.pool import AddValidated, Mutation
+from replica.consensus.reader import Reader, Status
+from replica.protocol import artifacts
+from replica.protocol.artifacts import BeaconShare, TapeShare
+from replica.protocol.ids import Height
+
+
+def make_beacon(reader: Reader) -> list[Mutation]:
+    """Sign the next beacon once a block at this one's height is notarized."""
+    chain = reader.chain
+    height = chain.beacon_height
+    if reader.status is Status.HALTED or height > chain.notarized_height:
+        return []
+    following = Height(height + 1)
+    transcript = reader.low(following)
+    secret = reader.context.keys.shares.get(transcript.public_key)
+    shares = reader.pool.validated.at(BeaconShare, following)
+    if secret is None or any(s.signer == reader.node for s in shares):
+        return []
+    parent = artifacts.beacon_hash(chain.beacons[height])
+    epoch = chain.cup.epoch
+    message = artifacts.beacon_message(reader.subnet, epoch, following, parent)
+    signature = reader.context.scheme.sign_threshold(secret, message)
+    return [AddValidated(BeaconShare(epoch, following, parent, reader.node, signature))]
+
+
+def make_tape(reader: Reader) -> list[Mutation]:
+    """Sign the tapes of all heights up to one above the finalized tip."""
+    if reader.status is Status.HALTED:
+        return []
+    chain, epoch = reader.chain, reader.chain.cup.epoch
+    first = max(reader.context.state.latest_height, chain.cup.height) + 1
+    out: list[Mutation] = []
+    for h in range(first, chain.finalized_height + 2):
+        height = Height(h)
+        if h in chain.tapes:
+            continue
+        secret = reader.context.keys.shares.get(reader.low(height).public_key)
+        shares = reader.pool.validated.at(TapeShare, height)
+        if secret is None or any(s.signer == reader.node for s in shares):
+            continue
+        message = artifacts.tape_message(reader.subnet, epoch, height)
+        signature = reader.context.scheme.sign_threshold(secret, message)
+        out.append(AddValidated(TapeShare(epoch, height, reader.node, signature)))
+    return out

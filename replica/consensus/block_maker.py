@@ -1,0 +1,77 @@
+"""Block maker: proposes the next block when this node's rank has its turn."""
+
+from __future__ import annotations
+
+from replica.consensus.notary import disqualified
+from replica.consensus.pool import AddValidated, Mutation
+from replica.consensus.reader import Reader, Status
+from replica.protocol import artifacts
+from replica.protocol.artifacts import Block, BlockProposal, Data, Payload, ValidationContext
+from replica.protocol.errors import Unavailable
+from replica.protocol.ids import Height, Rank, RegistryVersion, TimeNs
+
+
+def make(reader: Reader) -> list[Mutation]:
+    if reader.status is Status.HALTED:
+        return []
+    chain = reader.chain
+    height = Height(chain.notarized_height + 1)
+    ranks = reader.ranks(height)
+    parents = chain.notarized_at(chain.notarized_height)
+    if ranks is None or reader.node not in ranks or not parents:
+        return []
+    rank = Rank(ranks.index(reader.node))
+    out = disqualified(reader, height)  # an equivocator's block must not silence the next rank
+    proposals = reader.proposals_at(height)
+    if any(p.maker == reader.node for p in proposals):
+        return []
+    if any(p.block.rank < rank and bytes(p.maker) not in out for p in proposals):
+        return []
+    start = reader.round_start_ns(height)
+    if start is None or reader.now_ns < start + reader.maker_delay_ns(rank, height):
+        return []
+    parent = parents[0]
+    context = _context(reader, parent.block)
+    if context is None:
+        return []
+    summary = reader.next_summary(parent.hash, height)
+    payload: Payload
+    if summary is not None:
+        payload = summary
+    elif reader.status is not Status.RUNNING:
+        payload = Data()
+    else:
+        past = reader.payloads_since(parent.hash, context.certified_height)
+        count_max = reader.settings_at(height).ingress_per_block_max
+        payload = reader.context.payloads.build(past, context, count_max)
+    block = Block(
+        version=reader.context.replica_version,
+        subnet=reader.subnet,
+        epoch=chain.cup.epoch,
+        height=height,
+        rank=rank,
+        parent=parent.hash,
+        payload_hash=artifacts.payload_hash(payload),
+        context=context,
+    )
+    message = artifacts.block_message(
+        reader.subnet, block.epoch, height, artifacts.block_hash(block)
+    )
+    signature = reader.context.keys.signing.sign(message)
+    return [AddValidated(BlockProposal(block, payload, reader.node, signature))]
+
+
+def _context(reader: Reader, parent: Block) -> ValidationContext | None:
+    """Return a context greater than the parent's; None while there is none."""
+    registry = reader.context.registry
+    before = parent.context
+    version = RegistryVersion(max(registry.stable_version(reader.now_ns), before.registry_version))
+    try:
+        settings = registry.subnet(version)
+    except Unavailable:
+        return None
+    time_ns = max(reader.now_ns, before.time_ns + settings.notary_delay_ns + 1)
+    certified = Height(max(reader.context.state.certified_height, before.certified_height))
+    if certified > parent.height:
+        return None
+    return ValidationContext(version, certified, TimeNs(time_ns))

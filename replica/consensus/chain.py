@@ -1,0 +1,140 @@
+"""Index over the validated pool: chain of blocks, tips, beacons, tapes, summaries.
+
+Follows the pool's changes; decides nothing. Starts from a CUP, below which nothing is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replica.protocol import artifacts
+from replica.protocol.artifacts import (
+    Artifact,
+    Beacon,
+    Block,
+    BlockProposal,
+    Finalization,
+    Notarization,
+    Payload,
+    Summary,
+    Tape,
+)
+from replica.protocol.cup import CatchUpPackage
+from replica.protocol.ids import Height
+
+
+@dataclass(frozen=True, slots=True)
+class ChainBlock:
+    block: Block
+    payload: Payload
+    hash: bytes
+
+
+class Chain:
+    def __init__(self, cup: CatchUpPackage) -> None:
+        self.blocks: dict[bytes, ChainBlock] = {}
+        self.proposed: dict[int, list[bytes]] = {}
+        self.notarized: dict[int, list[bytes]] = {}
+        self.finalized: dict[int, bytes] = {}
+        self.beacons: dict[int, Beacon] = {}
+        self.tapes: dict[int, Tape] = {}
+        self.notarized_height = Height(0)
+        self.finalized_height = Height(0)
+        self.beacon_height = Height(0)
+        self._summaries: dict[bytes, Summary] = {}
+        self.cup = cup
+        self.set_cup(cup)
+
+    def set_cup(self, cup: CatchUpPackage) -> None:
+        """Root the chain at a CUP: its block counts as notarized and finalized."""
+        self.cup = cup
+        hash_ = artifacts.block_hash(cup.block)
+        self._add_block(ChainBlock(cup.block, cup.summary, hash_))
+        if hash_ not in self.notarized.setdefault(cup.height, []):
+            self.notarized[cup.height].append(hash_)
+        self.notarized_height = max(self.notarized_height, cup.height)
+        self._finalize(cup.height, hash_)
+        self._add_beacon(cup.beacon)
+
+    def purge_below(self, height: int) -> None:
+        """Forget blocks, beacons and tapes below a height; the CUP's own block stays."""
+        keep = artifacts.block_hash(self.cup.block)
+        for index in (self.proposed, self.notarized):
+            for h in [h for h in index if h < height]:
+                for hash_ in index.pop(h):
+                    if hash_ != keep:
+                        self.blocks.pop(hash_, None)
+                        self._summaries.pop(hash_, None)
+        for by_height in (self.finalized, self.beacons, self.tapes):
+            for h in [h for h in by_height if h < height and h != self.cup.height]:
+                del by_height[h]
+
+    def add(self, artifact: Artifact) -> None:
+        if isinstance(artifact, BlockProposal):
+            hash_ = artifacts.block_hash(artifact.block)
+            self._add_block(ChainBlock(artifact.block, artifact.payload, hash_))
+        elif isinstance(artifact, Notarization):
+            known = self.notarized.setdefault(artifact.height, [])
+            if artifact.block not in known:
+                known.append(artifact.block)
+            self.notarized_height = max(self.notarized_height, artifact.height)
+        elif isinstance(artifact, Finalization):
+            self._finalize(artifact.height, artifact.block)
+        elif isinstance(artifact, Beacon):
+            self._add_beacon(artifact)
+        elif isinstance(artifact, Tape):
+            self.tapes[artifact.height] = artifact
+
+    def _add_block(self, entry: ChainBlock) -> None:
+        if entry.hash in self.blocks:
+            return
+        self.blocks[entry.hash] = entry
+        self.proposed.setdefault(entry.block.height, []).append(entry.hash)
+        if isinstance(entry.payload, Summary):
+            self._summaries[entry.hash] = entry.payload
+        elif entry.block.parent in self._summaries:
+            self._summaries[entry.hash] = self._summaries[entry.block.parent]
+
+    def _add_beacon(self, beacon: Beacon) -> None:
+        self.beacons[beacon.height] = beacon
+        self.beacon_height = max(self.beacon_height, beacon.height)
+
+    def _finalize(self, height: int, hash_: bytes) -> None:
+        while height not in self.finalized and hash_ in self.blocks:
+            self.finalized[height] = hash_
+            self.finalized_height = max(self.finalized_height, Height(height))
+            hash_, height = self.blocks[hash_].block.parent, height - 1
+
+    # -- look-ups
+
+    def finalized_block(self, height: int) -> ChainBlock | None:
+        hash_ = self.finalized.get(height)
+        return self.blocks.get(hash_) if hash_ is not None else None
+
+    @property
+    def finalized_tip(self) -> ChainBlock:
+        return self.blocks[self.finalized[self.finalized_height]]
+
+    def notarized_at(self, height: int) -> list[ChainBlock]:
+        """Return the notarized blocks at a height whose content is here, lowest rank first."""
+        found = [self.blocks[h] for h in self.notarized.get(height, ()) if h in self.blocks]
+        return sorted(found, key=lambda b: (b.block.rank, b.hash))
+
+    def is_notarized(self, height: int, hash_: bytes) -> bool:
+        return hash_ in self.notarized.get(height, ())
+
+    def summary_of(self, hash_: bytes) -> Summary | None:
+        """Return the summary of the interval that a block lies in, by its own chain."""
+        return self._summaries.get(hash_)
+
+    def summary_at(self, height: int) -> Summary:
+        """Return the summary in force at a height, by finalized blocks; the CUP's at first."""
+        best = self.cup.summary
+        h = best.next_start
+        while h <= height and h <= self.finalized_height:
+            entry = self.finalized_block(h)
+            if entry is None or not isinstance(entry.payload, Summary):
+                break
+            best = entry.payload
+            h = best.next_start
+        return best

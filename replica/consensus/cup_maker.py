@@ -1,0 +1,40 @@
+"""CUP maker: signs the state of a finished interval."""
+
+from __future__ import annotations
+
+from replica.consensus.aggregator import content_at
+from replica.consensus.pool import AddValidated, Mutation
+from replica.consensus.reader import Reader, Status
+from replica.protocol import cup
+from replica.protocol.artifacts import CupShare, Summary
+from replica.protocol.ids import Height
+
+
+def make(reader: Reader) -> list[Mutation]:
+    """Sign the newest finalized summary whose state is certified for all that may still need it.
+
+    A halting subnet need not wait for that: its last blocks all carry an older certified height.
+    """
+    if reader.status is Status.HALTED:
+        return []
+    chain = reader.chain
+    certified = chain.finalized_tip.block.context.certified_height
+    height = chain.summary_at(chain.finalized_height).height
+    if height <= chain.cup.height:
+        return []
+    if certified < height and reader.status is Status.RUNNING:
+        return []
+    content = content_at(reader, height)
+    if content is None:
+        return []
+    entry = chain.finalized_block(height)
+    assert entry is not None and isinstance(entry.payload, Summary)
+    secret = reader.context.keys.shares.get(entry.payload.high.public_key)
+    shares = reader.pool.validated.at(CupShare, height)
+    if secret is None or any(s.signer == reader.node for s in shares):
+        return []
+    signature = reader.context.scheme.sign_threshold(secret, cup.signed_message(content))
+    share = CupShare(
+        chain.cup.epoch, Height(height), cup.content_hash(content), reader.node, signature
+    )
+    return [AddValidated(share)]

@@ -1,0 +1,55 @@
+"""Notary: signs the best blocks of the round, each after its rank's delay."""
+
+from __future__ import annotations
+
+from replica.consensus.pool import AddValidated, Mutation
+from replica.consensus.reader import Reader, Status
+from replica.protocol import artifacts
+from replica.protocol.artifacts import BlockProposal, EquivocationProof, NotarizationShare
+
+
+def disqualified(reader: Reader, height: int) -> set[bytes]:
+    """Return the makers that were caught equivocating at a height."""
+    proofs = reader.pool.validated.at(EquivocationProof, height)
+    return {bytes(p.maker) for p in proofs}
+
+
+def make(reader: Reader) -> list[Mutation]:
+    if reader.status is Status.HALTED:
+        return []
+    chain = reader.chain
+    height = chain.notarized_height + 1
+    start = reader.round_start_ns(height)
+    proposals = reader.proposals_at(height)
+    if start is None or not proposals:
+        return []
+    if reader.node not in reader.settings_at(height).members:
+        return []
+    out = disqualified(reader, height)
+    candidates = [p for p in proposals if bytes(p.maker) not in out]
+    if not candidates:
+        return []
+    rank = min(p.block.rank for p in candidates)
+    delay = reader.notary_delay_ns(rank, height)
+    if delay is None or reader.now_ns < start + delay:
+        return []
+    return [
+        AddValidated(_share(reader, p))
+        for p in candidates
+        if p.block.rank == rank and not _signed(reader, p)
+    ]
+
+
+def _signed(reader: Reader, proposal: BlockProposal) -> bool:
+    hash_ = artifacts.block_hash(proposal.block)
+    shares = reader.pool.validated.at(NotarizationShare, proposal.height)
+    return any(s.signer == reader.node and s.block == hash_ for s in shares)
+
+
+def _share(reader: Reader, proposal: BlockProposal) -> NotarizationShare:
+    hash_ = artifacts.block_hash(proposal.block)
+    message = artifacts.notarization_message(
+        reader.subnet, proposal.epoch, proposal.height, hash_
+    )
+    signature = reader.context.scheme.sign_multi(reader.context.keys.committee, message)
+    return NotarizationShare(proposal.epoch, proposal.height, hash_, reader.node, signature)

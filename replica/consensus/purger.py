@@ -1,0 +1,47 @@
+"""Purger: forgets what can no longer matter."""
+
+from __future__ import annotations
+
+from replica.consensus.pool import Mutation, PurgeBelow
+from replica.consensus.reader import CHAIN_LENGTH_MIN, Reader
+from replica.protocol.artifacts import (
+    Beacon,
+    BeaconShare,
+    BlockProposal,
+    Cup,
+    CupShare,
+    EquivocationProof,
+    Finalization,
+    FinalizationShare,
+    Notarization,
+    NotarizationShare,
+    Tape,
+    TapeShare,
+)
+from replica.protocol.ids import Height
+
+LONG_LIVED = (BlockProposal, Notarization, Finalization, Beacon, Tape)
+ROUND = (NotarizationShare, FinalizationShare, EquivocationProof, BeaconShare)
+
+
+def make(reader: Reader) -> list[Mutation]:
+    chain, pool = reader.chain, reader.pool
+    finalized, cup = chain.finalized_height, chain.cup.height
+    executed = reader.context.state.latest_height
+    wanted = [
+        (Height(cup - CHAIN_LENGTH_MIN), LONG_LIVED, True, True),
+        (Height(finalized + 1), ROUND, True, False),
+        (Height(min(finalized, executed) + 1), (TapeShare,), True, False),
+        (cup, (Cup,), True, False),
+        (Height(cup + 1), (CupShare,), True, True),
+        (Height(cup + 1), (Cup,), False, True),
+        (Height(finalized + 1), (*ROUND, Finalization, Notarization, BlockProposal), False, True),
+        (Height(executed + 1), (Tape, TapeShare), False, True),
+        (Height(chain.beacon_height + 1), (Beacon,), False, True),
+    ]
+    out: list[Mutation] = []
+    for height, kinds, validated, unvalidated in wanted:
+        sections = [s for s, on in ((pool.validated, validated), (pool.unvalidated, unvalidated)) if on]
+        if any(h < height for s in sections for k in kinds for h in s.heights(k)):
+            out.append(PurgeBelow(height, kinds, validated, unvalidated))
+    return out

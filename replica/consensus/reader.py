@@ -1,0 +1,253 @@
+"""What a component of consensus sees: the pool, the chain, the state's heights, the time.
+
+Pure reading and derived facts (ranks, delays, status). Source: reference/consensus.md §1.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+from replica.client.subnet_view import RegistryView, SubnetView
+from replica.consensus.chain import Chain
+from replica.consensus.pool import Pool
+from replica.protocol import artifacts
+from replica.protocol.artifacts import (
+    Beacon,
+    BlockProposal,
+    Notarization,
+    Payload,
+    Summary,
+    ValidationContext,
+)
+from replica.protocol.crypto.keys import Ed25519Key
+from replica.protocol.crypto.scheme import Scheme, Transcript
+from replica.protocol.hashing import sha256
+from replica.protocol.ids import Height, NodeId, SubnetId
+
+GAP_MAX = 70
+"""Notarization stops when certification or the next CUP lags this far behind."""
+CHAIN_LENGTH_MIN = 50
+"""Heights kept below the CUP, so that a peer slightly behind can replay instead of syncing."""
+SLOW_CERTIFICATION_NS = 2_000_000_000
+BACKOFF_NUMERATOR, BACKOFF_DENOMINATOR = 3, 2
+CUP_HOLD_BACK_NS = 10_000_000_000
+CUP_HOLD_BACK_REPLAYING_NS = 150_000_000_000
+
+
+class Status(enum.Enum):
+    RUNNING = "running"
+    HALTING = "halting"
+    HALTED = "halted"
+
+
+class StateView(Protocol):
+    """What consensus knows of execution."""
+
+    @property
+    def latest_height(self) -> Height:
+        """Highest height that was executed (or synced) here."""
+        ...
+
+    @property
+    def certified_height(self) -> Height: ...
+
+    def certified_root_at(self, height: int) -> tuple[bytes, bytes] | None:
+        """Return (root, witness of the height) of an executed, not yet certified height."""
+        ...
+
+    def uncertified_heights(self) -> Sequence[int]: ...
+
+    def checkpoint_root_at(self, height: int) -> bytes | None:
+        """Return the manifest root of the checkpoint at a height, once it is computed."""
+        ...
+
+
+class PayloadBuilder(Protocol):
+    def build(self, past: Sequence[Payload], context: ValidationContext, count_max: int) -> Payload:
+        """Choose requests that no payload in `past` holds."""
+        ...
+
+    def check(self, payload: Payload, past: Sequence[Payload], context: ValidationContext) -> None:
+        """Raises: Rejected when the payload is not one that `build` may make."""
+        ...
+
+
+@dataclass
+class SecretKeys:
+    """What a node signs with. Threshold shares are looked up by the transcript's public key."""
+
+    node: NodeId
+    signing: Ed25519Key
+    committee: bytes
+    shares: dict[bytes, bytes]
+
+
+@dataclass
+class Context:
+    """The constant surroundings of one replica's consensus."""
+
+    subnet: SubnetId
+    replica_version: str
+    keys: SecretKeys
+    scheme: Scheme
+    registry: RegistryView
+    state: StateView
+    payloads: PayloadBuilder
+    log: Callable[[str], None] = field(default=lambda _: None)
+    may_sign: Callable[[int], bool] = field(default=lambda _epoch: True)
+    """False for an epoch in which this node has promised to sign nothing more."""
+
+    @property
+    def node(self) -> NodeId:
+        return self.keys.node
+
+
+@dataclass
+class Reader:
+    """One look at the pool, at one time."""
+
+    context: Context
+    pool: Pool
+    chain: Chain
+    now_ns: int
+
+    @property
+    def epoch(self) -> int:
+        return self.chain.cup.epoch
+
+    @property
+    def subnet(self) -> SubnetId:
+        return self.context.subnet
+
+    @property
+    def node(self) -> NodeId:
+        return self.context.node
+
+    # -- registry
+
+    def settings_at(self, height: int) -> SubnetView:
+        """Return the subnet as of the registry version that is active at a height."""
+        return self.context.registry.subnet(self.chain.summary_at(height).registry_version)
+
+    def low(self, height: int) -> Transcript:
+        return self.chain.summary_at(height).low
+
+    def high(self, height: int) -> Transcript:
+        return self.chain.summary_at(height).high
+
+    @cached_property
+    def status(self) -> Status:
+        """Whether this subnet makes blocks, winds down to its next CUP, or stands still."""
+        registry = self.context.registry
+        if registry.subnet(registry.latest_version).is_halted:
+            return Status.HALTED
+        if not self.context.may_sign(self.epoch):
+            return Status.HALTED
+        if not self.should_halt(self.chain.finalized_height + 1):
+            return Status.RUNNING
+        certified = self.chain.finalized_tip.block.context.certified_height
+        return Status.HALTED if self.should_halt(certified) else Status.HALTING
+
+    def should_halt(self, height: int) -> bool:
+        settings = self.settings_at(height)
+        return (
+            settings.halt_at_cup_height
+            or settings.replica_version != self.context.replica_version
+        )
+
+    # -- ranks and delays
+
+    def ranks(self, height: int) -> tuple[NodeId, ...] | None:
+        """Return the block makers of a height by rank; None while the beacon is missing."""
+        beacon = self.chain.beacons.get(height - 1)
+        if beacon is None:
+            return None
+        settings = self.settings_at(height)
+        return _ranks(beacon, settings.members)[: settings.faults_max + 1]
+
+    def round_start_ns(self, height: int) -> int | None:
+        """Return when the beacon and a notarized block of the height before were both here."""
+        before = height - 1
+        validated = self.pool.validated
+        if before <= self.chain.cup.height:
+            return self.pool_started_ns
+        beacon = validated.first_time_at(Beacon, before)
+        notarized = validated.first_time_at(Notarization, before)
+        if beacon is None or notarized is None:
+            return None
+        return max(beacon, notarized)
+
+    pool_started_ns: int = 0
+
+    def maker_delay_ns(self, rank: int, height: int) -> int:
+        return self.settings_at(height).unit_delay_ns * rank
+
+    def notary_delay_ns(self, rank: int, height: int) -> int | None:
+        """Return how long after the round's start a block may be signed; None: not at all."""
+        chain, settings = self.chain, self.settings_at(height)
+        finalized = chain.finalized_height
+        certified = min(finalized, self.context.state.certified_height)
+        halting = self.status is not Status.RUNNING
+        if chain.notarized_height - self.context.state.certified_height >= GAP_MAX and not halting:
+            return None
+        if chain.notarized_height - chain.summary_at(height).next_start >= GAP_MAX:
+            return None
+        lag = chain.notarized_height - finalized
+        slowed = settings.unit_delay_ns * rank * BACKOFF_NUMERATOR**lag // BACKOFF_DENOMINATOR**lag
+        delay = settings.notary_delay_ns + slowed
+        if finalized - certified > 1 and not halting:
+            delay += settings.backoff_ns * (finalized - certified)
+        return delay
+
+    # -- blocks
+
+    def parent_of_next(self) -> artifacts.Block | None:
+        entries = self.chain.notarized_at(self.chain.notarized_height)
+        return entries[0].block if entries else None
+
+    def payloads_since(self, parent: bytes, certified_height: int) -> list[Payload]:
+        """Return the payloads of the parent and its ancestors above a certified height."""
+        out: list[Payload] = []
+        entry = self.chain.blocks.get(parent)
+        while entry is not None and entry.block.height > certified_height:
+            out.append(entry.payload)
+            entry = self.chain.blocks.get(entry.block.parent)
+        return out
+
+    def next_summary(self, parent: bytes, height: int) -> Summary | None:
+        """Return the summary due at a height, or None when the height takes a data payload.
+
+        The keys are carried over: with a trusted dealer the committee's transcripts stay.
+        """
+        last = self.chain.summary_of(parent)
+        if last is None or height != last.next_start:
+            return None
+        context = self.chain.blocks[parent].block.context
+        latest = self.context.registry.subnet(context.registry_version)
+        return Summary(
+            registry_version=context.registry_version,
+            height=Height(height),
+            interval_length=last.next_interval_length,
+            next_interval_length=latest.interval_length,
+            low=last.low,
+            high=last.high,
+        )
+
+    def proposals_at(self, height: int) -> list[BlockProposal]:
+        return self.pool.validated.at(BlockProposal, height)
+
+
+@lru_cache(maxsize=512)
+def _ranks(beacon: Beacon, members: tuple[NodeId, ...]) -> tuple[NodeId, ...]:
+    """Shuffle the members by the beacon's randomness (Fisher-Yates over a SHA-256 stream)."""
+    seed = sha256(b"\x02ranks" + artifacts.beacon_hash(beacon))
+    order = list(members)
+    for i in range(len(order) - 1, 0, -1):
+        draw = int.from_bytes(sha256(seed + i.to_bytes(4, "big"))[:16], "big")
+        j = draw % (i + 1)
+        order[i], order[j] = order[j], order[i]
+    return tuple(order)

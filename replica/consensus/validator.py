@@ -1,0 +1,463 @@
+"""Validator: gives every artifact from a peer its verdict.
+
+A check that fails for good makes the artifact invalid; one whose premise is still missing (a
+parent, a beacon, a registry version, the right time) leaves it waiting in the unvalidated pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from replica.consensus.aggregator import content_at
+from replica.consensus.notary import disqualified
+from replica.consensus.pool import (
+    AddValidated,
+    HandleInvalid,
+    MoveToValidated,
+    Mutation,
+    RemoveUnvalidated,
+)
+from replica.consensus.reader import (
+    CUP_HOLD_BACK_NS,
+    CUP_HOLD_BACK_REPLAYING_NS,
+    GAP_MAX,
+    Reader,
+    Status,
+)
+from replica.protocol import artifacts, cup
+from replica.protocol.artifacts import (
+    Artifact,
+    Beacon,
+    BeaconShare,
+    BlockProposal,
+    Cup,
+    CupShare,
+    Data,
+    EquivocationProof,
+    Finalization,
+    FinalizationShare,
+    Notarization,
+    NotarizationShare,
+    Summary,
+    Tape,
+    TapeShare,
+)
+from replica.protocol.crypto.keys import verify_ed25519
+from replica.protocol.crypto.scheme import Transcript
+from replica.protocol.errors import Rejected, Unavailable
+from replica.protocol.ids import NodeId
+
+Verdicts = list[Mutation]
+
+
+def validate(reader: Reader) -> Verdicts:
+    """Return the verdicts of the first kind of artifact that has any."""
+    for kind in _KINDS:
+        verdicts = kind(reader)
+        if verdicts:
+            return verdicts
+    return []
+
+
+def _invalid(artifact: Artifact, reason: str) -> HandleInvalid:
+    return HandleInvalid(artifact, reason)
+
+
+def _waiting(reader: Reader, kind: type[Any], heights: range) -> list[Any]:
+    unvalidated = reader.pool.unvalidated
+    return [a for h in unvalidated.heights(kind) if h in heights for a in unvalidated.at(kind, h)]
+
+
+# --- beacons and tapes ------------------------------------------------------------------------
+
+
+def _threshold_share(
+    reader: Reader, share: Any, transcript: Transcript, message: bytes
+) -> Mutation:
+    """Check a threshold share; one a signer and height is enough."""
+    index = transcript.index_of(share.signer)
+    if index is None:
+        return _invalid(share, "the signer is not in the committee")
+    known = reader.pool.validated.at(type(share), share.height)
+    if any(s.signer == share.signer for s in known):
+        return RemoveUnvalidated(share)
+    key = transcript.share_keys[index]
+    if not reader.context.scheme.verify_threshold(key, message, share.signature):
+        return _invalid(share, "wrong signature")
+    return MoveToValidated(share)
+
+
+def _beacons(reader: Reader) -> Verdicts:
+    chain = reader.chain
+    height = chain.beacon_height + 1
+    parent = artifacts.beacon_hash(chain.beacons[chain.beacon_height])
+    transcript = reader.low(height)
+    message = artifacts.beacon_message(reader.subnet, chain.cup.epoch, height, parent)
+    for beacon in reader.pool.unvalidated.at(Beacon, height):
+        if beacon.parent != parent:
+            return [_invalid(beacon, "it does not follow our beacon")]
+        if not reader.context.scheme.verify_threshold(
+            transcript.public_key, message, beacon.signature
+        ):
+            return [_invalid(beacon, "wrong signature")]
+        return [MoveToValidated(beacon)]
+    out: Verdicts = []
+    for share in reader.pool.unvalidated.at(BeaconShare, height):
+        if share.parent != parent:
+            out.append(_invalid(share, "it does not follow our beacon"))
+        else:
+            out.append(_threshold_share(reader, share, transcript, message))
+    return out
+
+
+def _tapes(reader: Reader) -> Verdicts:
+    chain = reader.chain
+    first = max(reader.context.state.latest_height, chain.cup.height) + 1
+    heights = range(first, chain.finalized_height + 2)
+    out: Verdicts = []
+    for tape in _waiting(reader, Tape, heights):
+        message = artifacts.tape_message(reader.subnet, chain.cup.epoch, tape.height)
+        key = reader.low(tape.height).public_key
+        if tape.height in chain.tapes:
+            out.append(RemoveUnvalidated(tape))
+        elif reader.context.scheme.verify_threshold(key, message, tape.signature):
+            out.append(MoveToValidated(tape))
+        else:
+            out.append(_invalid(tape, "wrong signature"))
+    if out:
+        return out
+    for share in _waiting(reader, TapeShare, heights):
+        if share.height in chain.tapes:
+            out.append(RemoveUnvalidated(share))
+            continue
+        message = artifacts.tape_message(reader.subnet, chain.cup.epoch, share.height)
+        out.append(_threshold_share(reader, share, reader.low(share.height), message))
+    return out
+
+
+# --- notarizations and finalizations -------------------------------------------------------------
+
+
+def _multi_signature_fault(reader: Reader, artifact: Any, message: bytes) -> str | None:
+    """Return what is wrong with a notarization or finalization; None when it is good."""
+    settings = reader.settings_at(artifact.height)
+    signers: tuple[NodeId, ...] = artifact.signers
+    if len(set(signers)) != len(signers) or len(signers) < settings.quorum:
+        return "too few signers"
+    if any(s not in settings.keys for s in signers):
+        return "a signer is not in the committee"
+    keys = [settings.keys[s].committee for s in signers]
+    if not reader.context.scheme.verify_multi(keys, message, artifact.signature):
+        return "wrong signature"
+    return None
+
+
+def _multi_share(reader: Reader, share: Any, message: bytes) -> Mutation:
+    settings = reader.settings_at(share.height)
+    if share.signer not in settings.keys:
+        return _invalid(share, "the signer is not in the committee")
+    keys = [settings.keys[share.signer].committee]
+    if not reader.context.scheme.verify_multi(keys, message, share.signature):
+        return _invalid(share, "wrong signature")
+    return MoveToValidated(share)
+
+
+def _notarization_message(reader: Reader, artifact: Any) -> bytes:
+    return artifacts.notarization_message(
+        reader.subnet, reader.chain.cup.epoch, artifact.height, artifact.block
+    )
+
+
+def _finalization_message(reader: Reader, artifact: Any) -> bytes:
+    return artifacts.finalization_message(
+        reader.subnet, reader.chain.cup.epoch, artifact.height, artifact.block
+    )
+
+
+def _above_finalized(reader: Reader) -> range:
+    chain = reader.chain
+    top = min(chain.notarized_height, chain.summary_at(chain.finalized_height).next_start + GAP_MAX)
+    return range(chain.finalized_height + 1, top + 2)
+
+
+def _notarizations(reader: Reader) -> Verdicts:
+    chain = reader.chain
+    out: Verdicts = []
+    for artifact in _waiting(reader, Notarization, _above_finalized(reader)):
+        if chain.is_notarized(artifact.height, artifact.block):
+            out.append(RemoveUnvalidated(artifact))
+        elif artifact.block in chain.blocks:
+            fault = _multi_signature_fault(
+                reader, artifact, _notarization_message(reader, artifact)
+            )
+            out.append(_invalid(artifact, fault) if fault else MoveToValidated(artifact))
+    if out:
+        return out
+    for share in _waiting(reader, NotarizationShare, _above_finalized(reader)):
+        if share.height <= chain.notarized_height and chain.is_notarized(share.height, share.block):
+            out.append(RemoveUnvalidated(share))
+        elif share.block in chain.blocks:
+            out.append(_multi_share(reader, share, _notarization_message(reader, share)))
+    return out
+
+
+def _finalizations(reader: Reader) -> Verdicts:
+    chain = reader.chain
+    out: Verdicts = []
+    for artifact in _waiting(reader, Finalization, _above_finalized(reader)):
+        if chain.is_notarized(artifact.height, artifact.block) and artifact.block in chain.blocks:
+            fault = _multi_signature_fault(
+                reader, artifact, _finalization_message(reader, artifact)
+            )
+            out.append(_invalid(artifact, fault) if fault else MoveToValidated(artifact))
+    if out:
+        return out
+    for share in _waiting(reader, FinalizationShare, _above_finalized(reader)):
+        if chain.is_notarized(share.height, share.block):
+            out.append(_multi_share(reader, share, _finalization_message(reader, share)))
+    return out
+
+
+# --- blocks --------------------------------------------------------------------------------------
+
+
+def _blocks(reader: Reader) -> Verdicts:
+    out: Verdicts = []
+    for proposal in _waiting(reader, BlockProposal, _above_finalized(reader)):
+        verdict = _block(reader, proposal)
+        if verdict is not None:
+            out.append(verdict)
+            if isinstance(verdict, MoveToValidated | AddValidated):
+                break  # the next verdict may depend on this one
+    return out
+
+
+def _block(reader: Reader, proposal: BlockProposal) -> Mutation | None:
+    chain, block = reader.chain, proposal.block
+    hash_ = artifacts.block_hash(block)
+    if hash_ in chain.blocks:
+        return RemoveUnvalidated(proposal)
+    fault = _integrity_fault(reader, proposal)
+    if fault:
+        return _invalid(proposal, fault)
+    ranks = reader.ranks(block.height)
+    if ranks is None or block.parent not in chain.blocks:
+        return None
+    if not 0 <= block.rank < len(ranks) or ranks[block.rank] != proposal.maker:
+        return _invalid(proposal, "the maker does not have this rank")
+    keys = reader.settings_at(block.height).keys
+    message = artifacts.block_message(reader.subnet, block.epoch, block.height, hash_)
+    if not verify_ed25519(keys[proposal.maker].signing, message, proposal.signature):
+        return _invalid(proposal, "wrong signature")
+    if not chain.is_notarized(block.height - 1, block.parent):
+        return None
+    if _has_notarization(reader, proposal, hash_):
+        return MoveToValidated(proposal)
+    return _new_block(reader, proposal, hash_)
+
+
+def _integrity_fault(reader: Reader, proposal: BlockProposal) -> str | None:
+    block = proposal.block
+    if block.subnet != reader.subnet:
+        return "a block of another subnet"
+    if artifacts.payload_hash(proposal.payload) != block.payload_hash:
+        return "the payload is not the one the block names"
+    return None
+
+
+def _has_notarization(reader: Reader, proposal: BlockProposal, hash_: bytes) -> bool:
+    """Fast path: n - f members signed for it, so its payload need not be judged again."""
+    for artifact in reader.pool.unvalidated.at(Notarization, proposal.height):
+        if artifact.block == hash_ and not _multi_signature_fault(
+            reader, artifact, _notarization_message(reader, artifact)
+        ):
+            return True
+    return False
+
+
+def _new_block(reader: Reader, proposal: BlockProposal, hash_: bytes) -> Mutation | None:
+    """Judge a block that is not notarized yet."""
+    chain, block = reader.chain, proposal.block
+    if block.height != chain.notarized_height + 1 and chain.notarized.get(block.height):
+        return None
+    rivals = reader.proposals_at(block.height)
+    for rival in rivals:
+        if rival.maker == proposal.maker and rival.block.rank == block.rank:
+            return _equivocation(reader, rival, proposal, hash_)
+    out = disqualified(reader, block.height)
+    if bytes(proposal.maker) in out:
+        return None
+    if any(r.block.rank < block.rank and bytes(r.maker) not in out for r in rivals):
+        return None
+    start = reader.round_start_ns(block.height)
+    if start is None or reader.now_ns < start + reader.maker_delay_ns(block.rank, block.height):
+        return None
+    try:
+        fault = _content_fault(reader, proposal)
+    except Unavailable:
+        return None
+    if fault is None:
+        return MoveToValidated(proposal)
+    return _invalid(proposal, fault) if fault else None
+
+
+def _content_fault(reader: Reader, proposal: BlockProposal) -> str | None:
+    """Return what is wrong; None: nothing; "": not to be judged yet."""
+    chain, block = reader.chain, proposal.block
+    parent = chain.blocks[block.parent].block
+    context, before = block.context, parent.context
+    registry, state = reader.context.registry, reader.context.state
+    if block.version != reader.context.replica_version:
+        return "a block of another replica version"
+    if (
+        context.registry_version < before.registry_version
+        or context.certified_height < before.certified_height
+        or context.time_ns <= before.time_ns
+        or context.certified_height > parent.height
+    ):
+        return "its context does not follow its parent's"
+    if context.registry_version > registry.latest_version:
+        return ""
+    if context.certified_height > state.certified_height:
+        return ""
+    # A stalled clock must not stop the subnet: time also passes since the parent was seen.
+    parent_seen = reader.pool.validated.first_time_at(Notarization, parent.height)
+    elapsed = reader.now_ns - parent_seen if parent_seen is not None else 0
+    if context.time_ns > max(reader.now_ns, before.time_ns + elapsed) + CLOCK_SLACK_NS:
+        return ""
+    return _payload_fault(reader, proposal)
+
+
+CLOCK_SLACK_NS = 50_000_000
+"""How far a maker's clock may run ahead before its block has to wait."""
+
+
+def _payload_fault(reader: Reader, proposal: BlockProposal) -> str | None:
+    block, payload = proposal.block, proposal.payload
+    expected = reader.next_summary(block.parent, block.height)
+    if isinstance(payload, Summary):
+        return None if payload == expected else "its summary is not the one that is due"
+    if expected is not None:
+        return "a summary is due at this height"
+    if reader.status is not Status.RUNNING:
+        return None if payload == Data() else "a halting subnet makes empty blocks"
+    past = reader.payloads_since(block.parent, block.context.certified_height)
+    try:
+        reader.context.payloads.check(payload, past, block.context)
+    except Rejected as error:
+        return str(error)
+    return None
+
+
+def _equivocation(
+    reader: Reader, known: BlockProposal, other: BlockProposal, hash_: bytes
+) -> Mutation | None:
+    proofs = reader.pool.validated.at(EquivocationProof, other.height)
+    if any(p.maker == other.maker for p in proofs):
+        return None
+    return AddValidated(
+        EquivocationProof(
+            other.epoch,
+            other.height,
+            other.maker,
+            artifacts.block_hash(known.block),
+            known.signature,
+            hash_,
+            other.signature,
+        )
+    )
+
+
+def _equivocation_proofs(reader: Reader) -> Verdicts:
+    out: Verdicts = []
+    for proof in _waiting(reader, EquivocationProof, _above_finalized(reader)):
+        known = reader.pool.validated.at(EquivocationProof, proof.height)
+        if any(p.maker == proof.maker for p in known):
+            out.append(RemoveUnvalidated(proof))
+            continue
+        keys = reader.settings_at(proof.height).keys.get(proof.maker)
+        pairs = ((proof.hash_1, proof.signature_1), (proof.hash_2, proof.signature_2))
+        good = (
+            keys is not None
+            and proof.hash_1 != proof.hash_2
+            and all(
+                verify_ed25519(
+                    keys.signing,
+                    artifacts.block_message(reader.subnet, proof.epoch, proof.height, h),
+                    s,
+                )
+                for h, s in pairs
+            )
+        )
+        out.append(MoveToValidated(proof) if good else _invalid(proof, "it proves nothing"))
+    return out
+
+
+# --- catch-up packages ---------------------------------------------------------------------------
+
+
+def _cups(reader: Reader) -> Verdicts:
+    chain = reader.chain
+    heights = reader.pool.unvalidated.heights(Cup)
+    for height in reversed(heights):
+        for artifact in reader.pool.unvalidated.at(Cup, height):
+            if height <= chain.cup.height:
+                return [RemoveUnvalidated(artifact)]
+            try:
+                package = cup.decode(artifact.package)
+                if (package.height, package.epoch) != (height, artifact.epoch):
+                    return [_invalid(artifact, "it is not the CUP that it says it is")]
+                if package.subnet != reader.subnet:
+                    return [_invalid(artifact, "a CUP of another subnet")]
+                package.verify(chain.cup.summary.high.public_key, reader.context.scheme)
+            except Rejected as error:
+                return [_invalid(artifact, str(error))]
+            if not _held_back(reader, artifact, package):
+                return [MoveToValidated(artifact)]
+    return []
+
+
+def _held_back(reader: Reader, artifact: Cup, package: cup.CatchUpPackage) -> bool:
+    """Whether replaying is likely to get there sooner than fetching the state would."""
+    state = reader.context.state.latest_height
+    if state >= package.height:
+        return False
+    if package.height - state > package.summary.interval_length:
+        return False
+    waited = reader.now_ns - reader.pool.unvalidated.time_of(artifact)
+    if reader.chain.finalized_height >= package.height:
+        return waited < CUP_HOLD_BACK_REPLAYING_NS
+    return waited < CUP_HOLD_BACK_NS
+
+
+def _cup_shares(reader: Reader) -> Verdicts:
+    chain = reader.chain
+    out: Verdicts = []
+    for height in reader.pool.unvalidated.heights(CupShare):
+        if height <= chain.cup.height:
+            continue
+        content = content_at(reader, height)
+        if content is None:
+            continue
+        entry = chain.finalized_block(height)
+        assert entry is not None and isinstance(entry.payload, Summary)
+        for share in reader.pool.unvalidated.at(CupShare, height):
+            if share.content_hash != cup.content_hash(content):
+                out.append(_invalid(share, "it signs a content that is not ours"))
+                continue
+            message = cup.signed_message(content)
+            out.append(_threshold_share(reader, share, entry.payload.high, message))
+    return out
+
+
+_KINDS: tuple[Callable[[Reader], Verdicts], ...] = (
+    _cups,
+    _beacons,
+    _blocks,
+    _notarizations,
+    _finalizations,
+    _tapes,
+    _equivocation_proofs,
+    _cup_shares,
+)

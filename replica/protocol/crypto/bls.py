@@ -1,0 +1,186 @@
+"""BLS12-381 as the IC uses it: signatures in G1, keys in G2.
+
+Owns threshold signatures (shares by Lagrange interpolation) and multi-signatures with proof of
+possession. blspy hashes, decodes with checks and pairs; arkworks multiplies and combines.
+Scalar multiplication there is not constant time: signer-side keys rest on the machine's isolation.
+
+Source: reference/consensus.md §1.3 and §2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from blspy import G1Element, G2Element
+from py_arkworks_bls12381 import G1Point, G2Point, Scalar
+
+from replica.protocol.errors import Malformed
+from replica.protocol.hashing import domain
+
+ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
+"""Order of the groups: secret keys and polynomial coefficients live modulo this."""
+SIGNATURE_BYTES = 48
+PUBLIC_KEY_BYTES = 96
+DST_THRESHOLD = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_"
+DST_MULTI = b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_"
+DST_POP = b"BLS_POP_BLS12381G1_XMD:SHA-256_SSWU_RO_POP_"
+DER_PREFIX = bytes.fromhex(
+    "308182301d060d2b0601040182dc7c0503010201060c2b0601040182dc7c05030201036100"
+)
+
+_G2 = G2Element.generator()
+
+
+class ThresholdVerifier(Protocol):
+    """What a verifier of certificates and CUPs needs of a signature scheme."""
+
+    def verify_threshold(self, public_key: bytes, message: bytes, signature: bytes) -> bool: ...
+
+
+def public_key_to_der(public_key: bytes) -> bytes:
+    return DER_PREFIX + public_key
+
+
+def public_key_from_der(der: bytes) -> bytes:
+    """Return the 96 bytes of a DER-wrapped BLS key. Raises: Malformed."""
+    if len(der) != len(DER_PREFIX) + PUBLIC_KEY_BYTES or not der.startswith(DER_PREFIX):
+        raise Malformed("not a DER-encoded BLS12-381 public key (133 bytes)")
+    return der[len(DER_PREFIX) :]
+
+
+@lru_cache(maxsize=4096)
+def _public_key(raw: bytes) -> G2Element | None:
+    """Decode with subgroup check; None for anything that is not a usable key."""
+    if len(raw) != PUBLIC_KEY_BYTES or raw[0] & 0x40:
+        return None
+    try:
+        return G2Element.from_bytes(raw)
+    except ValueError:
+        return None
+
+
+def _signature(raw: bytes) -> G1Element | None:
+    if len(raw) != SIGNATURE_BYTES or raw[0] & 0x40:  # the point at infinity signs everything
+        return None
+    try:
+        return G1Element.from_bytes(raw)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _hash(message: bytes, dst: bytes) -> G1Element:
+    return G1Element.from_message(message, dst)
+
+
+@lru_cache(maxsize=16384)
+def _verify(public_key: bytes, message: bytes, signature: bytes, dst: bytes) -> bool:
+    key, point = _public_key(public_key), _signature(signature)
+    if key is None or point is None:
+        return False
+    return bool(point.pair(_G2) == _hash(message, dst).pair(key))
+
+
+def _scalar(value: int) -> Scalar:
+    return Scalar.from_be_bytes((value % ORDER).to_bytes(32, "big"))
+
+
+def _sign(secret: int, message: bytes, dst: bytes) -> bytes:
+    point = G1Point.from_compressed_bytes_unchecked(bytes(_hash(message, dst)))
+    return bytes((point * _scalar(secret)).to_compressed_bytes())
+
+
+def public_key(secret: int) -> bytes:
+    """Return the 96-byte key of a secret scalar."""
+    return bytes((G2Point() * _scalar(secret)).to_compressed_bytes())
+
+
+def evaluate(coefficients: Sequence[int], x: int) -> int:
+    """Evaluate a polynomial, constant term first, modulo the group order."""
+    value = 0
+    for coefficient in reversed(coefficients):
+        value = (value * x + coefficient) % ORDER
+    return value
+
+
+@lru_cache(maxsize=1024)
+def lagrange(indices: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the coefficients at 0 for 0-based share indices; index i stands at x = i + 1."""
+    out = []
+    for i in indices:
+        numerator = denominator = 1
+        for j in indices:
+            if j != i:
+                numerator = numerator * (j + 1) % ORDER
+                denominator = denominator * (j - i) % ORDER
+        out.append(numerator * pow(denominator, -1, ORDER) % ORDER)
+    return tuple(out)
+
+
+class Bls:
+    """The real scheme. Stateless; results of verification are cached by content."""
+
+    def sign_threshold(self, secret: bytes, message: bytes) -> bytes:
+        return _sign(int.from_bytes(secret, "big"), message, DST_THRESHOLD)
+
+    def verify_threshold(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+        return _verify(public_key, message, signature, DST_THRESHOLD)
+
+    def combine_threshold(
+        self,
+        message: bytes,
+        threshold: int,
+        shares: Mapping[int, bytes],
+        share_keys: Sequence[bytes],
+    ) -> bytes:
+        """Interpolate `threshold` verified shares, keyed by 0-based index, into the signature."""
+        assert len(shares) >= threshold, "too few shares to combine"
+        indices = tuple(sorted(shares)[:threshold])
+        points = [G1Point.from_compressed_bytes_unchecked(shares[i]) for i in indices]
+        scalars = [_scalar(c) for c in lagrange(indices)]
+        return bytes(G1Point.multiexp_unchecked(points, scalars).to_compressed_bytes())
+
+    def sign_multi(self, secret: bytes, message: bytes) -> bytes:
+        return _sign(int.from_bytes(secret, "big"), message, DST_MULTI)
+
+    def verify_multi(self, public_keys: Sequence[bytes], message: bytes, signature: bytes) -> bool:
+        """Check a multi-signature of exactly these keys (one key: a share)."""
+        if not public_keys:
+            return False
+        if len(public_keys) == 1:
+            return _verify(public_keys[0], message, signature, DST_MULTI)
+        aggregate = _aggregate_keys(tuple(public_keys))
+        return aggregate is not None and _verify(aggregate, message, signature, DST_MULTI)
+
+    def combine_multi(self, signatures: Sequence[bytes]) -> bytes:
+        total = G1Element.from_bytes_unchecked(signatures[0])
+        for signature in signatures[1:]:
+            total = total + G1Element.from_bytes_unchecked(signature)
+        return bytes(total)
+
+    def prove_possession(self, secret: bytes) -> bytes:
+        value = int.from_bytes(secret, "big")
+        return _sign(value, _possession_message(public_key(value)), DST_POP)
+
+    def verify_possession(self, public_key: bytes, proof: bytes) -> bool:
+        return _verify(public_key, _possession_message(public_key), proof, DST_POP)
+
+
+@lru_cache(maxsize=1024)
+def _aggregate_keys(public_keys: tuple[bytes, ...]) -> bytes | None:
+    total = None
+    for raw in public_keys:
+        key = _public_key(raw)
+        if key is None:
+            return None
+        total = key if total is None else total + key
+    return bytes(total) if total is not None else None
+
+
+def _possession_message(public_key: bytes) -> bytes:
+    return domain("ic-multi-sig-bls12381-pop") + public_key
+
+
+VERIFIER = Bls()
