@@ -1,0 +1,168 @@
+"""The orchestrator of one node: replicate the registry, decide, act, and answer questions."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from orchestrator.attestation import Attestor
+from orchestrator.cup_provider import CupProvider
+from orchestrator.decide import (
+    Action,
+    Facts,
+    Report,
+    StartReplica,
+    StopReplica,
+    StoreCup,
+    choose_cup,
+    decide,
+)
+from orchestrator.registry_replicator import RegistryReplicator
+from orchestrator.replica_process import ReplicaProcess
+from replica.client import local_registry as keys
+from replica.client.agent import Agent
+from replica.client.local_registry import LocalRegistry
+from replica.protocol.errors import NotFound, ReprisError, Unavailable
+from replica.protocol.ids import SubnetId
+from replica.protocol.messages import ic_pb2 as pb
+from replica.protocol.messages import parse
+from replica.runtime.settings import NodeSettings
+
+PEER_CUP_EVERY = 3
+"""Peers are asked for their CUP on every third check: the replica gossips CUPs itself."""
+
+
+def log(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} orchestrator {text}\n")
+    sys.stderr.flush()
+
+
+class Orchestrator:
+    def __init__(self, settings: NodeSettings) -> None:
+        self.settings = settings
+        self.records = LocalRegistry(settings.registry_path, writable=True)
+        self.agent = Agent(settings.nns_urls, settings.root_key, timeout_s=3.0)
+        self.replicator = RegistryReplicator(self.records, self.agent, settings.root_key)
+        self.cups = CupProvider(settings, self.records, Agent([], settings.root_key, timeout_s=1.5))
+        self.attestor = Attestor(settings, Agent([], settings.root_key, timeout_s=3.0))
+        self.process = ReplicaProcess(settings.folder, settings.folder / "replica.log")
+        self.lock = threading.Lock()
+        self.checks = 0
+        self.last_report = ""
+
+    def subnet(self) -> SubnetId | None:
+        try:
+            return self.records.subnet_of(self.settings.node)
+        except NotFound:
+            return None
+
+    def check(self) -> None:
+        """One turn of the loop."""
+        with self.lock:
+            self.checks += 1
+            self.replicator.poll()
+            for action in decide(self._facts()):
+                self._act(action)
+
+    def _facts(self) -> Facts:
+        subnet = self.subnet()
+        running = self.process.is_running()
+        local = self.cups.local()
+        registry_cup = self.cups.registry(subnet) if subnet is not None else None
+        peer_cup = None
+        if subnet is not None and (local is None or self.checks % PEER_CUP_EVERY == 0):
+            peer_cup = self.cups.peers(subnet, ask_all=local is None)
+        facts = Facts(
+            is_member=subnet is not None,
+            local_cup=local,
+            registry_cup=registry_cup,
+            peer_cup=peer_cup,
+            replica_running=running,
+            running_version=self.process.version,
+            running_cup_epoch=self.process.cup_epoch,
+            wanted_version=None,
+            recalled_versions=(),
+            restart_not_before_ns=self.process.not_before_ns,
+            now_ns=time.monotonic_ns(),
+        )
+        chosen = choose_cup(facts)
+        if subnet is None or chosen is None:
+            return facts
+        try:
+            active = self.records.view(subnet, chosen.registry_version)
+            latest = self.records.view(subnet, self.records.version)
+        except (Unavailable, NotFound):
+            return facts
+        return Facts(
+            **{
+                **vars(facts),
+                "wanted_version": active.replica_version,
+                "recalled_versions": latest.recalled_versions,
+            }
+        )
+
+    def _act(self, action: Action) -> None:
+        if isinstance(action, StoreCup):
+            package = action.package
+            log(f"stores CUP {package.height} ({'signed' if package.is_signed else 'registry'})")
+            self.cups.store(package)
+        elif isinstance(action, StopReplica):
+            log(f"stops the replica: {action.reason}")
+            self.process.stop()
+        elif isinstance(action, StartReplica):
+            package = self.cups.local()
+            assert package is not None, "a CUP is stored before the replica starts"
+            try:
+                folder = self.release_folder(action.version)
+            except ReprisError as error:
+                self._act(Report(str(error)))
+                return
+            log(f"starts release {action.version[:12]} at CUP {package.height}")
+            self.process.start(folder, action.version, package.epoch)
+        elif action.text != self.last_report:
+            self.last_report = action.text
+            log(action.text)
+
+    def release_folder(self, version: str) -> Path:
+        """Return the folder of a release, named by the SHA-256 that the registry has elected."""
+        record = parse(
+            pb.ReplicaVersionRecord, self.records.need(keys.replica_version(version))
+        )
+        folder = self.settings.releases / record.release_package_sha256_hex
+        if not folder.is_dir():
+            raise Unavailable(f"the release {version} is not in {folder.parent}")
+        return folder
+
+    def attest(self, height: int) -> bytes:
+        subnet = self.subnet()
+        package = self.cups.local()
+        if subnet is None or package is None:
+            raise Unavailable("this node has no subnet or no CUP yet")
+        view = self.records.view(subnet, package.registry_version)
+        return self.attestor.attest(subnet, height, self.release_folder(view.replica_version))
+
+    def status(self) -> dict[str, Any]:
+        package = self.cups.local()
+        return {
+            "node_id": str(self.settings.node),
+            "subnet_id": str(self.subnet()),
+            "registry_version": self.records.version,
+            "registry_certified_time_ns": self.replicator.certified_time_ns,
+            "registry_failures": self.replicator.failures,
+            "registry_error": self.replicator.last_error,
+            "replica_pid": self.process.pid,
+            "replica_version": self.process.version,
+            "replica_crashes": self.process.crashes,
+            "cup_height": package.height if package else None,
+            "cup_signed": package.is_signed if package else None,
+        }
+
+    def stop(self) -> None:
+        with self.lock:
+            self.process.stop()
+
+
+__all__ = ["Orchestrator"]

@@ -1,0 +1,59 @@
+"""Finds catch-up packages: the local file, the registry's, and the newest signed one of peers."""
+
+from __future__ import annotations
+
+from replica.client import local_registry as keys
+from replica.client.agent import Agent
+from replica.client.local_registry import LocalRegistry
+from replica.protocol import cup
+from replica.protocol.cup import CatchUpPackage
+from replica.protocol.errors import ReprisError
+from replica.protocol.ids import SubnetId
+from replica.protocol.messages import ic_pb2 as pb
+from replica.protocol.messages import parse
+from replica.runtime.journal import write_durably
+from replica.runtime.settings import NodeSettings
+
+
+class CupProvider:
+    def __init__(self, settings: NodeSettings, records: LocalRegistry, agent: Agent) -> None:
+        self.settings, self.records, self.agent = settings, records, agent
+        self._position = 0
+
+    def local(self) -> CatchUpPackage | None:
+        """Read the local CUP; one that can't be decoded counts as none."""
+        try:
+            return cup.decode(self.settings.cup_path.read_bytes())
+        except (FileNotFoundError, ReprisError):
+            return None
+
+    def store(self, package: CatchUpPackage) -> None:
+        write_durably(self.settings.cup_path, package.encode())
+
+    def registry(self, subnet: SubnetId) -> CatchUpPackage | None:
+        return self.records.registry_cup(subnet)
+
+    def peers(self, subnet: SubnetId, *, ask_all: bool) -> CatchUpPackage | None:
+        """Ask one peer in turn (all, when nothing is known yet) for a signed CUP."""
+        view = self.records.view(subnet, self.records.version)
+        members = [m for m in view.members if m != self.settings.node]
+        if not members:
+            return None
+        if not ask_all:
+            self._position += 1
+            members = [members[self._position % len(members)]]
+        key = self.records.subnet_public_key(subnet)
+        best: CatchUpPackage | None = None
+        for member in members:
+            record = parse(pb.NodeRecord, self.records.need(keys.node_record(member)))
+            url = f"http://{record.http.ip_addr}:{record.http.port}"
+            try:
+                package = cup.decode(self.agent.get_bytes(url, "/_/catch_up_package"))
+                if not package.is_signed or package.subnet != subnet:
+                    continue
+                package.verify(key)
+            except ReprisError:
+                continue  # down, or lying: the next peer is asked next time
+            if best is None or package.height > best.height:
+                best = package
+        return best

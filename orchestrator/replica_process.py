@@ -1,0 +1,92 @@
+"""The replica as a child process: started from a release's folder, stopped gently then firmly."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STOP_S_MAX = 5.0
+BACKOFF_NS_MIN, BACKOFF_NS_MAX = 500_000_000, 30_000_000_000
+HEALTHY_NS = 20_000_000_000
+"""A replica that ran this long is not in a crash loop."""
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class ReplicaProcess:
+    def __init__(self, node_folder: Path, log_path: Path) -> None:
+        self.node_folder, self.log_path = node_folder, log_path
+        self._process: subprocess.Popen[bytes] | None = None
+        self.version: str | None = None
+        self.cup_epoch: int | None = None
+        self.crashes = 0
+        self.not_before_ns = 0
+        self._started_ns = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def is_running(self) -> bool:
+        """Look at the child; note a crash and when it may be started again."""
+        if self._process is None:
+            return False
+        status = self._process.poll()
+        if status is None:
+            return True
+        now = time.monotonic_ns()
+        lived = now - self._started_ns
+        self.crashes = 1 if lived > HEALTHY_NS else self.crashes + 1
+        pause = min(BACKOFF_NS_MIN << (self.crashes - 1), BACKOFF_NS_MAX)
+        self.not_before_ns = now if self.crashes == 1 else now + pause
+        self._process, self.version, self.cup_epoch = None, None, None
+        return False
+
+    def start(self, release_folder: Path, version: str, cup_epoch: int) -> None:
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "PYTHONPATH": str(release_folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        with open(self.log_path, "ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "replica",
+                    "run",
+                    "--node",
+                    str(self.node_folder),
+                    "--replica-version",
+                    version,
+                ],
+                cwd=release_folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_die_with_parent,
+            )
+        self.version, self.cup_epoch = version, cup_epoch
+        self._started_ns = time.monotonic_ns()
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL."""
+        process, self._process = self._process, None
+        self.version = self.cup_epoch = None
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

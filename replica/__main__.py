@@ -1,0 +1,89 @@
+"""`python -m replica`: run a replica, or replay finalized blocks offline.
+
+    python -m replica run --node DIR --replica-version V
+    python -m replica replay --node DIR --height R --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+from replica.client.local_registry import LocalRegistry
+from replica.node import Replica, log
+from replica.protocol import cup
+from replica.runtime import settings as node_settings
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m replica", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run the replica of a node")
+    run.add_argument("--node", type=Path, required=True, help="the node's folder")
+    run.add_argument("--replica-version", required=True, help="version id of this release")
+    replay = commands.add_parser("replay", help="re-execute finalized blocks up to a height")
+    replay.add_argument("--node", type=Path, required=True, help="the node's folder")
+    replay.add_argument("--height", type=int, required=True, help="stop after this height")
+    replay.add_argument("--out", type=Path, required=True, help="working folder for the replay")
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        return asyncio.run(_run(arguments.node, arguments.replica_version))
+    from replica.replay import replay as run_replay
+
+    print(json.dumps(run_replay(arguments.node, arguments.height, arguments.out)))  # noqa: T201
+    return 0
+
+
+async def _run(folder: Path, version: str) -> int:
+    import uvicorn
+
+    from replica.delegation import keep_delegation
+    from replica.http import app
+
+    settings = node_settings.load(folder)
+    records = LocalRegistry(settings.registry_path)
+    package = cup.decode(settings.cup_path.read_bytes())
+    replica = Replica(settings, version, records, package.subnet, package)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    work = asyncio.create_task(replica.run())
+    while not hasattr(replica, "transport") and not work.done():
+        await asyncio.sleep(0.01)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app.build(replica),
+            host="127.0.0.1",
+            port=settings.http_port,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    serving = asyncio.create_task(server.serve())
+    delegating = asyncio.create_task(keep_delegation(replica))
+    stopped = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait({work, serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    status = 0
+    if work in done:
+        error = work.exception()
+        if isinstance(error, SystemExit):
+            status = int(error.code or 0)
+        elif error is not None:
+            log(f"crashed: {error!r}")
+            raise error
+    server.should_exit = True
+    delegating.cancel()
+    work.cancel()
+    await asyncio.gather(work, serving, delegating, return_exceptions=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Bundles: Python canisters as deterministic zips, and the rules their code must keep.
+
+The builder and the replica share `check`, so neither accepts what the other refuses. The rules
+catch accidents, not attackers: a bundle is code that was voted on.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from replica.abi.tables import Table, declare
+from replica.protocol import candid
+from replica.protocol.errors import LimitExceeded, Malformed
+from replica.protocol.hashing import sha256
+
+BUNDLE_BYTES_MAX = 2 << 20
+UNPACKED_BYTES_MAX = 8 << 20
+FILES_MAX = 200
+ABI = "replica.abi.v1"
+EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The one timestamp in a bundle: the earliest that zip can express."""
+
+
+class BundleRefused(Malformed):
+    """The code breaks a rule of bundles; the message names file and line."""
+
+    code = "bundle-refused"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    name: str
+    interface: candid.Interface
+    tables: tuple[Table, ...]
+    modules: dict[str, str]
+    """Dotted module name, relative to the package, to source; "" is the package itself."""
+    module_hash: bytes
+    """SHA-256 of the zip."""
+
+
+def is_bundle(module: bytes) -> bool:
+    return module[:4] == b"PK\x03\x04"
+
+
+def build(folder: Path) -> bytes:
+    """Pack a canister's folder: canister.toml, one .did, and Python sources.
+
+    The bytes depend on the contents alone. Raises: BundleRefused.
+    """
+    wanted = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix in (".py", ".toml", ".did") and "__pycache__" not in p.parts
+    )
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for path in wanted:
+            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
+            info.external_attr = 0o644 << 16
+            info.create_system = 3
+            archive.writestr(info, path.read_bytes())
+    data = out.getvalue()
+    read(data)
+    return data
+
+
+@lru_cache(maxsize=64)
+def read(data: bytes) -> Bundle:
+    """Read and check a bundle. Raises: BundleRefused, Malformed, LimitExceeded."""
+    files = _unpack(data)
+    if "canister.toml" not in files:
+        raise BundleRefused("the bundle has no canister.toml")
+    try:
+        settings = tomllib.loads(files["canister.toml"])
+    except tomllib.TOMLDecodeError as error:
+        raise BundleRefused(f"canister.toml: {error}") from error
+    name = settings.get("name")
+    if not isinstance(name, str) or not name.isidentifier():
+        raise BundleRefused("canister.toml: name must be an identifier")
+    if settings.get("abi") != "v1":
+        raise BundleRefused("canister.toml: abi must be 'v1'")
+    did = next((t for p, t in sorted(files.items()) if p.endswith(".did")), None)
+    if did is None:
+        raise BundleRefused("the bundle has no .did file")
+    modules = {}
+    for path, text in sorted(files.items()):
+        if path.endswith(".py"):
+            check(path, text)
+            dotted = path.removesuffix(".py").replace("/", ".")
+            modules[dotted.removesuffix("__init__").rstrip(".")] = text
+    if "" not in modules:
+        raise BundleRefused("the bundle has no __init__.py")
+    tables = declare(settings.get("tables", {}))
+    return Bundle(name, candid.parse(did), tables, modules, sha256(data))
+
+
+def _unpack(data: bytes) -> dict[str, str]:
+    if len(data) > BUNDLE_BYTES_MAX:
+        raise LimitExceeded(f"a bundle has at most {BUNDLE_BYTES_MAX} bytes")
+    files: dict[str, str] = {}
+    total = 0
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if len(entries) > FILES_MAX:
+                raise LimitExceeded(f"a bundle has at most {FILES_MAX} files")
+            for info in entries:
+                total += info.file_size
+                if total > UNPACKED_BYTES_MAX:
+                    raise LimitExceeded("the bundle unpacks to too much")
+                parts = info.filename.split("/")
+                if info.filename in files or any(p in ("", ".", "..") for p in parts):
+                    raise BundleRefused(f"the bundle has the path {info.filename!r}")
+                files[info.filename] = archive.read(info).decode()
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, OSError) as error:
+        raise BundleRefused(f"not a bundle: {error}") from error
+    return files
+
+
+# --- the rules -------------------------------------------------------------------------------
+
+_FORBIDDEN_NAMES = frozenset(
+    "eval exec compile open input print globals locals vars dir id hash object memoryview "
+    "__import__ breakpoint getattr setattr delattr super type classmethod float complex set "
+    "frozenset BaseException MemoryError RecursionError SystemExit KeyboardInterrupt "
+    "GeneratorExit __builtins__".split()
+)
+_FORBIDDEN_NODES: dict[type, str] = {
+    ast.AsyncFunctionDef: "async functions",
+    ast.Await: "await",
+    ast.AsyncFor: "async for",
+    ast.AsyncWith: "async with",
+    ast.Global: "global state",
+    ast.Nonlocal: "nonlocal state",
+    ast.Set: "sets (their order is not fixed)",
+    ast.SetComp: "sets (their order is not fixed)",
+    ast.Div: "true division (its result is a float)",
+    ast.MatMult: "matrix multiplication",
+}
+
+
+def check(path: str, source: str) -> ast.Module:
+    """Check one file against the rules. Raises: BundleRefused, naming file and line."""
+    try:
+        tree = ast.parse(source, path)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise BundleRefused(f"{path}: {error}") from error
+    for node in ast.walk(tree):
+        fault = _fault(node)
+        if fault:
+            raise BundleRefused(f"{path}:{getattr(node, 'lineno', 1)}: {fault} is not allowed here")
+    return tree
+
+
+def _fault(node: ast.AST) -> str | None:
+    for kind, what in _FORBIDDEN_NODES.items():
+        if isinstance(node, kind):
+            return what
+    if isinstance(node, ast.Constant) and isinstance(node.value, float | complex):
+        return f"the float {node.value!r}"
+    if isinstance(node, ast.Name) and node.id in _FORBIDDEN_NAMES:
+        return f"the name {node.id}"
+    if isinstance(node, ast.Attribute) and node.attr.startswith("__"):
+        return f"the attribute {node.attr}"
+    if isinstance(node, ast.Import):
+        return f"import {node.names[0].name} (only relative imports and {ABI})"
+    if isinstance(node, ast.ImportFrom) and node.level == 0:
+        if node.module not in (ABI, "__future__"):
+            return f"import of {node.module} (only relative imports and {ABI})"
+    if isinstance(node, ast.ExceptHandler) and node.type is None:
+        return "a bare except"
+    if isinstance(node, ast.ImportFrom) and any(a.name == "*" for a in node.names):
+        return "import *"
+    return None

@@ -1,0 +1,268 @@
+"""Tables of Python canisters: declarations, the order-preserving key encoding, row encoding.
+
+Pure. The state layer stores (key bytes, row) pairs of these; SQL sees the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from replica.protocol import cbor
+from replica.protocol.errors import LimitExceeded, Malformed
+from replica.protocol.ids import Principal
+
+KEY_BYTES_MAX = 1024
+ROW_BYTES_MAX = 4 << 20
+COLUMN_TYPES = ("nat64", "int", "text", "blob", "bool", "principal")
+"""nat64: 0 to 2^64 - 1; int: signed, 63 bits; each may be prefixed `opt `."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    type: str
+    optional: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    name: str
+    columns: tuple[str, ...]
+    unique: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A declared table. `key` names the columns of the primary key, in order."""
+
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    indexes: tuple[Index, ...] = ()
+
+    def column(self, name: str) -> Column:
+        return next(c for c in self.columns if c.name == name)
+
+
+def declare(tables: Mapping[str, Any]) -> tuple[Table, ...]:
+    """Read the [tables.*] of a canister.toml. Raises: Malformed."""
+    return tuple([_declare_one(name, tables[name]) for name in sorted(tables)])
+
+
+def _declare_one(name: str, spec: Any) -> Table:
+    if not isinstance(spec, dict) or not name.isidentifier() or name != name.lower():
+        raise Malformed(f"table {name!r}: a lower-case identifier and a table of settings")
+    columns = []
+    for column, text in spec.get("columns", {}).items():
+        optional = str(text).startswith("opt ")
+        type_ = str(text).removeprefix("opt ")
+        if type_ not in COLUMN_TYPES or not column.isidentifier():
+            raise Malformed(f"table {name}: column {column} has the unknown type {text!r}")
+        columns.append(Column(column, type_, optional))
+    known = {c.name: c for c in columns}
+    key = tuple(spec.get("key", ()))
+    if not key or any(k not in known or known[k].optional for k in key):
+        raise Malformed(f"table {name}: its key must name columns that are not optional")
+    indexes = []
+    for index, names in spec.get("indexes", {}).items():
+        unique = index.startswith("unique_")
+        if not names or any(n not in known for n in names):
+            raise Malformed(f"table {name}: index {index} names an unknown column")
+        indexes.append(Index(index, tuple(names), unique))
+    return Table(name, key, tuple(columns), tuple(indexes))
+
+
+# --- keys ------------------------------------------------------------------------------------
+
+
+def encode_part(column: Column, value: Any) -> bytes:
+    """Encode one value so that byte order is value order. None sorts first."""
+    if column.optional:
+        return b"\x00" if value is None else b"\x01" + _encode_value(column.type, value)
+    return _encode_value(column.type, value)
+
+
+def _encode_value(type_: str, value: Any) -> bytes:
+    if type_ == "nat64":
+        return int(value).to_bytes(8, "big")
+    if type_ == "int":
+        return (int(value) + (1 << 63)).to_bytes(8, "big")
+    if type_ == "bool":
+        return b"\x01" if value else b"\x00"
+    raw = value.encode() if type_ == "text" else bytes(value)
+    return raw.replace(b"\x00", b"\x00\xff") + b"\x00\x00"
+
+
+def encode_key(table: Table, values: tuple[Any, ...], columns: tuple[str, ...] = ()) -> bytes:
+    """Encode the leading parts of a key (a prefix when fewer values are given)."""
+    names = columns or table.key
+    key = b"".join([encode_part(table.column(n), v) for n, v in zip(names, values)])
+    if len(key) > KEY_BYTES_MAX:
+        raise LimitExceeded(f"a key of {table.name} has more than {KEY_BYTES_MAX} bytes")
+    return key
+
+
+def row_key(table: Table, row: Row) -> bytes:
+    return encode_key(table, tuple([row[k] for k in table.key]))
+
+
+def prefix_end(prefix: bytes) -> bytes | None:
+    """Return the first key after all that start with a prefix; None: there is none."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+def check_row(table: Table, row: Row) -> None:
+    """Raises: Malformed for a missing or unknown column, or a value outside its domain."""
+    if set(row) != {c.name for c in table.columns}:
+        raise Malformed(f"{table.name}: a row must hold exactly its columns, got {sorted(row)}")
+    for column in table.columns:
+        value = row[column.name]
+        if value is None and column.optional:
+            continue
+        if not _in_domain(column.type, value):
+            raise Malformed(f"{table.name}.{column.name}: {value!r:.60} is not a {column.type}")
+
+
+def _in_domain(type_: str, value: Any) -> bool:
+    if type_ == "nat64":
+        return type(value) is int and 0 <= value < 1 << 64
+    if type_ == "int":
+        return type(value) is int and -(1 << 63) <= value < 1 << 63
+    if type_ == "bool":
+        return type(value) is bool
+    if type_ == "text":
+        return type(value) is str
+    return isinstance(value, bytes)
+
+
+def encode_row(table: Table, row: Row) -> bytes:
+    raw = cbor.dumps([_plain(row[c.name]) for c in table.columns])
+    if len(raw) > ROW_BYTES_MAX:
+        raise LimitExceeded(f"a row of {table.name} has more than {ROW_BYTES_MAX} bytes")
+    return raw
+
+
+def decode_row(table: Table, raw: bytes) -> Row:
+    values = cbor.loads(raw)
+    return {c.name: _typed(c, v) for c, v in zip(table.columns, values, strict=True)}
+
+
+def _plain(value: Any) -> Any:
+    return bytes(value) if isinstance(value, bytes) else value
+
+
+def _typed(column: Column, value: Any) -> Any:
+    return Principal(value) if column.type == "principal" and value is not None else value
+
+
+# --- access ----------------------------------------------------------------------------------
+
+
+class RowAccess(Protocol):
+    """Where encoded rows live: a message's overlay over a block's over the database."""
+
+    def get(self, table: str, key: bytes) -> bytes | None: ...
+    def put(self, table: str, key: bytes, row: bytes | None) -> None: ...
+    def scan(
+        self, table: str, low: bytes, high: bytes | None, *, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]: ...
+
+
+class TableHandle:
+    """What a canister's code does with one of its tables. Always in key order."""
+
+    def __init__(self, table: Table, rows: RowAccess, *, spend: Any, read_only: bool) -> None:
+        self._table, self._rows = table, rows
+        self._spend, self._read_only = spend, read_only
+
+    def get(self, *key: Any) -> Row | None:
+        self._spend(4)
+        raw = self._rows.get(self._table.name, encode_key(self._table, key))
+        return None if raw is None else decode_row(self._table, raw)
+
+    def put(self, **row: Any) -> None:
+        """Insert or replace the row with this key. Raises: Malformed outside a column's domain."""
+        self._writable()
+        check_row(self._table, row)
+        key = row_key(self._table, row)
+        encoded = encode_row(self._table, row)
+        self._spend(8 + len(encoded) // 64)
+        before = self._rows.get(self._table.name, key)
+        for index in self._table.indexes:
+            self._index(index, key, before, row)
+        self._rows.put(self._table.name, key, encoded)
+
+    def delete(self, *key: Any) -> None:
+        self._writable()
+        self._spend(8)
+        encoded = encode_key(self._table, key)
+        before = self._rows.get(self._table.name, encoded)
+        if before is not None:
+            for index in self._table.indexes:
+                self._index(index, encoded, before, None)
+            self._rows.put(self._table.name, encoded, None)
+
+    def range(
+        self, *prefix: Any, start: tuple[Any, ...] | None = None, reverse: bool = False
+    ) -> Iterator[Row]:
+        """Yield rows whose key begins with `prefix`, from `start` (a key prefix) on.
+
+        In reverse, `start` is where to begin going down, exclusive.
+        """
+        low = encode_key(self._table, prefix)
+        high = prefix_end(low) if low else None
+        if start is not None:
+            bound = encode_key(self._table, start)
+            low, high = (low, bound) if reverse else (max(low, bound), high)
+        for _, raw in self._rows.scan(self._table.name, low, high, reverse=reverse):
+            self._spend(4)
+            yield decode_row(self._table, raw)
+
+    def by_index(self, index: str, *values: Any) -> Iterator[Row]:
+        """Yield rows whose indexed columns equal `values`, in key order."""
+        spec = next(i for i in self._table.indexes if i.name == index)
+        low = encode_key(self._table, values, spec.columns)
+        name = index_table(self._table.name, index)
+        for _, key in self._rows.scan(name, low, prefix_end(low), reverse=False):
+            self._spend(8)
+            raw = self._rows.get(self._table.name, key)
+            assert raw is not None, "an index points at a row that is not there"
+            yield decode_row(self._table, raw)
+
+    def _index(self, index: Index, key: bytes, before: bytes | None, after: Row | None) -> None:
+        name = index_table(self._table.name, index.name)
+        old = None
+        if before is not None:
+            old = index_key(self._table, index, decode_row(self._table, before), key)
+        new = index_key(self._table, index, after, key) if after is not None else None
+        if old == new:
+            return
+        if new is not None and index.unique:
+            prefix = new[: len(new) - len(key)]
+            if next(self._rows.scan(name, prefix, prefix_end(prefix), reverse=False), None):
+                raise Malformed(f"{self._table.name}: {index.name} demands distinct values")
+        if old is not None:
+            self._rows.put(name, old, None)
+        if new is not None:
+            self._rows.put(name, new, key)
+
+    def _writable(self) -> None:
+        if self._read_only:
+            raise Malformed("a query can't write")
+
+
+def index_table(table: str, index: str) -> str:
+    return f"{table}#{index}"
+
+
+def index_key(table: Table, index: Index, row: Row, key: bytes) -> bytes:
+    values = tuple([row[c] for c in index.columns])
+    return encode_key(table, values, index.columns) + key

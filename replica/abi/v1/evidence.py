@@ -1,0 +1,24 @@
+"""Checking recovery evidence and catch-up packages, for the registry."""
+
+from replica.protocol.attestation import (
+    Evidence,
+    Judgement,
+    decode,
+    judge,
+    recovery_height,
+)
+from replica.protocol.cup import from_registry, transcript_from_record
+from replica.protocol.ids import NodeId, RegistryVersion, SubnetId
+
+__all__ = [
+    "Evidence",
+    "Judgement",
+    "NodeId",
+    "RegistryVersion",
+    "SubnetId",
+    "decode",
+    "from_registry",
+    "judge",
+    "recovery_height",
+    "transcript_from_record",
+]

@@ -1,0 +1,227 @@
+"""The local registry store: certified deltas that an orchestrator wrote and its replica reads.
+
+Append-only and checksummed. Every look-up names a version; the store can answer for any it holds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from replica.client.subnet_view import MS, NodeKeys, SubnetView
+from replica.protocol import canonical, cup
+from replica.protocol.errors import Malformed, NotFound, Unavailable
+from replica.protocol.ids import NodeId, Principal, RegistryVersion, SubnetId
+from replica.protocol.messages import ic_pb2 as pb
+from replica.protocol.messages import parse
+from replica.protocol.registry_transport import Delta
+from replica.runtime.journal import Journal, JournalReader
+
+SUBNET_LIST = "subnet_list"
+NNS_SUBNET = "nns_subnet_id"
+ROUTING_TABLE = "routing_table"
+WHITELIST = "provisional_whitelist"
+
+
+def subnet_record(subnet: Principal) -> str:
+    return f"subnet_record_{subnet}"
+
+
+def cup_contents(subnet: Principal) -> str:
+    return f"catch_up_package_contents_{subnet}"
+
+
+def threshold_key(subnet: Principal) -> str:
+    return f"crypto_threshold_signing_public_key_{subnet}"
+
+
+def node_record(node: Principal) -> str:
+    return f"node_record_{node}"
+
+
+def node_operator_record(operator: Principal) -> str:
+    return f"node_operator_record_{operator}"
+
+
+NODE_SIGNING, COMMITTEE_SIGNING = 1, 3
+"""Purposes of node keys in `crypto_record_<node>_<purpose>`."""
+
+
+def node_key(node: Principal, purpose: int) -> str:
+    return f"crypto_record_{node}_{purpose}"
+
+
+def tls_certificate(node: Principal) -> str:
+    return f"crypto_tls_cert_{node}"
+
+
+def replica_version(version: str) -> str:
+    return f"replica_version_{version}"
+
+
+class VersionedRecords:
+    """Registry content in memory, at every version held."""
+
+    def __init__(self) -> None:
+        self.version = RegistryVersion(0)
+        self._records: dict[str, tuple[list[int], list[bytes | None]]] = {}
+        self.deltas: list[Delta] = []
+
+    def apply(self, delta: Delta) -> None:
+        """Raises: Malformed for a gap."""
+        if delta.version != self.version + 1:
+            raise Malformed(
+                f"registry delta {delta.version} does not follow version {self.version}"
+            )
+        for mutation in delta.mutations:
+            versions, values = self._records.setdefault(mutation.key, ([], []))
+            versions.append(delta.version)
+            values.append(mutation.value)
+        self.version = delta.version
+        self.deltas.append(delta)
+
+    def get(self, key: str, version: int | None = None) -> bytes | None:
+        found = self.get_versioned(key, version)
+        return None if found is None else found[0]
+
+    def get_versioned(
+        self, key: str, version: int | None = None
+    ) -> tuple[bytes, RegistryVersion] | None:
+        """Return a value and the version that wrote it, as of a version (default: the latest)."""
+        at = self.version if version is None else version
+        if at > self.version:
+            raise Unavailable(f"registry version {at} is not here yet; {self.version} is")
+        versions, values = self._records.get(key, ([], []))
+        position = bisect_right(versions, at) - 1
+        value = values[position] if position >= 0 else None
+        return None if value is None else (value, RegistryVersion(versions[position]))
+
+    def keys(self, prefix: str = "", version: int | None = None) -> list[str]:
+        return sorted(
+            k for k in self._records if k.startswith(prefix) and self.get(k, version) is not None
+        )
+
+    # -- records by meaning
+
+    def need(self, key: str, version: int | None = None) -> bytes:
+        value = self.get(key, version)
+        if value is None:
+            raise NotFound(f"the registry has no {key} at version {version or self.version}")
+        return value
+
+    def subnets(self, version: int | None = None) -> list[SubnetId]:
+        record = parse(pb.SubnetListRecord, self.need(SUBNET_LIST, version))
+        return [SubnetId(Principal(s)) for s in record.subnets]
+
+    def nns(self) -> SubnetId:
+        record = parse(pb.SubnetId, self.need(NNS_SUBNET))
+        return SubnetId(Principal(record.principal_id.raw))
+
+    def subnet_of(self, node: NodeId, version: int | None = None) -> SubnetId | None:
+        for subnet in self.subnets(version):
+            record = parse(pb.SubnetRecord, self.need(subnet_record(subnet), version))
+            if bytes(node) in record.membership:
+                return subnet
+        return None
+
+    def subnet_public_key(self, subnet: SubnetId, version: int | None = None) -> bytes:
+        """Return the subnet's 96-byte threshold key."""
+        return parse(pb.PublicKey, self.need(threshold_key(subnet), version)).key_value
+
+    def view(self, subnet: SubnetId, version: RegistryVersion) -> SubnetView:
+        """Raises: Unavailable, NotFound."""
+        record = parse(pb.SubnetRecord, self.need(subnet_record(subnet), version))
+        members = tuple(sorted(NodeId(Principal(m)) for m in record.membership))
+        keys = {m: self._node_keys(m, version) for m in members}
+        return SubnetView(
+            version=version,
+            members=members,
+            keys=keys,
+            replica_version=record.replica_version_id,
+            interval_length=record.dkg_interval_length,
+            unit_delay_ns=record.unit_delay_millis * MS,
+            notary_delay_ns=record.initial_notary_delay_millis * MS,
+            backoff_ns=record.certification_backoff_millis * MS,
+            ingress_per_block_max=record.max_ingress_messages_per_block,
+            is_halted=record.is_halted,
+            halt_at_cup_height=record.halt_at_cup_height,
+            stall_limit_ns=record.stall_limit_millis * MS,
+            recalled_versions=tuple(record.recalled_replica_version_ids),
+            trusted_bundles=tuple(record.trusted_bundle_hashes),
+            is_system=record.subnet_type == 2,
+        )
+
+    def _node_keys(self, node: NodeId, version: int) -> NodeKeys:
+        signing = parse(pb.PublicKey, self.need(node_key(node, NODE_SIGNING), version))
+        committee = parse(pb.PublicKey, self.need(node_key(node, COMMITTEE_SIGNING), version))
+        return NodeKeys(signing.key_value, committee.key_value)
+
+    def registry_cup(
+        self, subnet: SubnetId, version: int | None = None
+    ) -> cup.CatchUpPackage | None:
+        """Rebuild the unsigned CUP in force at a version (default: the latest)."""
+        found = self.get_versioned(cup_contents(subnet), version)
+        if found is None:
+            return None
+        contents, at = found
+        return cup.from_registry(subnet, contents, at, self.need(subnet_record(subnet), at))
+
+
+class LocalRegistry(VersionedRecords):
+    """The store on disk. One orchestrator appends; any number of readers `refresh`."""
+
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
+        super().__init__()
+        self._reader = JournalReader(path)
+        self._journal = Journal(path) if writable else None
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Take in what was appended; True when there was anything."""
+        before = self.version
+        for record in self._reader.new_records():
+            delta = canonical.decode(Delta, record)
+            if delta.version > self.version:
+                self.apply(delta)
+        return self.version > before
+
+    def append(self, deltas: Iterable[Delta]) -> None:
+        """Store verified deltas durably, then make them visible here."""
+        assert self._journal is not None, "opened for reading"
+        fresh = [d for d in deltas if d.version > self.version]
+        if not fresh:
+            return
+        if fresh[0].version != self.version + 1:
+            raise Malformed(f"registry delta {fresh[0].version} leaves a gap after {self.version}")
+        self._journal.append([canonical.encode(d) for d in fresh])
+        self.refresh()
+
+
+class SubnetRegistry:
+    """The registry as one replica's consensus sees it (implements `RegistryView`)."""
+
+    def __init__(self, records: VersionedRecords, subnet: SubnetId, stable_age_ns: int) -> None:
+        self.records, self._subnet, self._age = records, subnet, stable_age_ns
+        self._arrivals: list[tuple[int, RegistryVersion]] = [(0, records.version)]
+        self._view = lru_cache(maxsize=64)(self._load)
+
+    def _load(self, version: RegistryVersion) -> SubnetView:
+        return self.records.view(self._subnet, version)
+
+    @property
+    def latest_version(self) -> RegistryVersion:
+        return self.records.version
+
+    def subnet(self, version: RegistryVersion) -> SubnetView:
+        return self._view(version)
+
+    def arrived(self, now_ns: int) -> None:
+        """Note that the records may have grown."""
+        if self.records.version > self._arrivals[-1][1]:
+            self._arrivals.append((now_ns, self.records.version))
+
+    def stable_version(self, now_ns: int) -> RegistryVersion:
+        old = [v for t, v in self._arrivals if t + self._age <= now_ns]
+        return old[-1] if old else self._arrivals[0][1]

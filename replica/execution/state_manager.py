@@ -1,0 +1,295 @@
+"""The state manager: executes batches, keeps snapshots until they are certified, makes checkpoints.
+
+Implements what consensus asks of execution (`StateView`). Owns the folder of checkpoints and the
+database; the database always holds the newest certified height.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from replica.certification import state_tree
+from replica.consensus.delivery import Batch
+from replica.execution.management import Policy, declarations
+from replica.execution.round import Round, RoundResult
+from replica.abi import bundle as bundles
+from replica.protocol import hash_tree, manifest
+from replica.protocol.artifacts import Certification
+from replica.protocol.cup import CatchUpPackage
+from replica.protocol.errors import NotVerified, ReprisError
+from replica.protocol.hashing import sha256
+from replica.protocol.ids import Height, RegistryVersion, SubnetId
+from replica.runtime.journal import sync_directory, write_durably
+from replica.state import checkpoint
+from replica.state.rows import Changes, Layer
+from replica.state.state import Snapshot, genesis
+from replica.state.store import Store
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What execution reads of the registry, per version."""
+
+    policy: Callable[[RegistryVersion], Policy]
+    topology: Callable[[RegistryVersion], state_tree.Topology]
+
+
+@dataclass(frozen=True)
+class StateFault:
+    """The documented fault of the drills: compute another state at one height of one epoch."""
+
+    height: int
+    epoch: int
+    salt: bytes
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One executed height that is not certified yet."""
+
+    snapshot: Snapshot
+    tree: hash_tree.Tree
+    witness: bytes
+    result: RoundResult
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The newest certified state: what reads and queries are answered from."""
+
+    snapshot: Snapshot
+    tree: hash_tree.Tree
+    certification: Certification
+
+
+class StateManager:
+    def __init__(
+        self,
+        root: Path,
+        subnet: SubnetId,
+        store: Store,
+        surroundings: Surroundings,
+        fault: StateFault | None = None,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.root, self.subnet, self.store = root, subnet, store
+        self.surroundings, self.fault, self.log = surroundings, fault, log
+        self.checkpoints = root / "checkpoints"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.executed: dict[int, Executed] = {}
+        self.certified: Certified | None = None
+        self.manifests: dict[int, manifest.Manifest] = {}
+        self._dirty: dict[str, set[bytes]] = {}
+        self._base: int | None = None
+        self._tip: Snapshot = genesis(subnet)
+        self._certified_height = Height(0)
+
+    # -- opening
+
+    def open(self, package: CatchUpPackage) -> None:
+        """Load the newest checkpoint that the CUP allows; adopt one under the CUP's height.
+
+        Without any, the state is genesis, and consensus asks for the CUP's by state sync.
+        """
+        self._discard_torn()
+        if package.state_hash:
+            self._adopt(package)
+        for height in reversed(self.checkpoint_heights()):
+            if height > package.height:
+                continue
+            if height == package.height and self._root_of(height) != package.state_hash:
+                self.log(f"the checkpoint at {height} is not the one in the CUP: set aside")
+                checkpoint.remove(self.folder(height))
+                continue
+            if self._try_load(height, package.epoch):
+                return
+        self._start_from(genesis(self.subnet), {}, package.epoch)
+
+    def _discard_torn(self) -> None:
+        for path in self.checkpoints.iterdir():
+            if path.is_dir() and len(path.name) != 16:
+                checkpoint.remove(path)
+
+    def _try_load(self, height: int, epoch: int) -> bool:
+        try:
+            snapshot, changes = checkpoint.load(self.folder(height), Height(height))
+        except (ReprisError, OSError, ValueError) as error:
+            self.log(f"the checkpoint at {height} can't be read ({error}): removed")
+            checkpoint.remove(self.folder(height))
+            self.manifests.pop(height, None)
+            return False
+        self._start_from(snapshot, changes, epoch)
+        self._base = height
+        return True
+
+    def _start_from(self, snapshot: Snapshot, changes: Changes, epoch: int) -> None:
+        self.store.reset()
+        for canister in snapshot.canisters.values():
+            if canister.bundle:
+                bundle = bundles.read(canister.bundle)
+                for qualified, sql_name, table in declarations(canister.id, bundle):
+                    self.store.declare(qualified, sql_name, table)
+        self.store.load(changes)
+        self.store.set_fence(snapshot.height, epoch)
+        self.executed.clear()
+        self.certified = None
+        self._tip = snapshot
+        self._certified_height = snapshot.height
+        self._dirty, self._base = {}, None
+
+    def _adopt(self, package: CatchUpPackage) -> None:
+        """Give a checkpoint with the CUP's root the CUP's height (after a recovery)."""
+        target = self.folder(package.height)
+        if target.exists():
+            return
+        for height in reversed(self.checkpoint_heights()):
+            if height < package.height and self._root_of(height) == package.state_hash:
+                aside = self.checkpoints / f"adopt-{package.height}"
+                checkpoint.remove(aside)
+                for path in checkpoint.files(self.folder(height)):
+                    (aside / path).parent.mkdir(parents=True, exist_ok=True)
+                    os.link(self.folder(height) / path, aside / path)
+                checkpoint.sync_folder(aside)
+                os.rename(aside, target)
+                sync_directory(self.checkpoints)
+                self.log(f"adopted the checkpoint of height {height} as {package.height}")
+                return
+
+    # -- the view of consensus
+
+    @property
+    def latest_height(self) -> Height:
+        return self._tip.height
+
+    @property
+    def certified_height(self) -> Height:
+        return self._certified_height
+
+    def certified_root_at(self, height: int) -> tuple[bytes, bytes] | None:
+        found = self.executed.get(height)
+        return None if found is None else (found.tree.digest, found.witness)
+
+    def uncertified_heights(self) -> Sequence[int]:
+        return [h for h in self.executed if h > self._certified_height]
+
+    def checkpoint_root_at(self, height: int) -> bytes | None:
+        found = self.manifests.get(height)
+        return None if found is None else manifest.root(found)
+
+    # -- executing
+
+    def execute(self, batch: Batch) -> RoundResult:
+        """Run the next block. Raises nothing: what a block holds can't break a replica."""
+        assert batch.height == self._tip.height + 1, "batches come in order"
+        below = self.executed[self._tip.height].result.rows if self.executed else self.store
+        policy = self.surroundings.policy(batch.registry_version)
+        result = Round(self._tip, below, batch, policy).run()
+        snapshot = self._with_fault(result.snapshot)
+        tree = state_tree.build(snapshot, self.surroundings.topology(batch.registry_version))
+        witness = state_tree.height_witness(tree)
+        self.executed[batch.height] = Executed(snapshot, tree, witness, result, batch.epoch)
+        self._tip = snapshot
+        for name, rows in result.rows.changes.items():
+            self._dirty.setdefault(name, set()).update(rows)
+        if batch.is_checkpoint:
+            self.make_checkpoint()
+        return result
+
+    def _with_fault(self, snapshot: Snapshot) -> Snapshot:
+        fault = self.fault
+        if fault is None or (snapshot.height, snapshot.system.epoch) != (fault.height, fault.epoch):
+            return snapshot
+        from dataclasses import replace
+
+        digest = sha256(b"injected divergence" + fault.salt + snapshot.system.digest)
+        return replace(snapshot, system=replace(snapshot.system, digest=digest))
+
+    def deliver(self, certification: Certification) -> None:
+        """Flush all heights up to a certified one to the database, in order."""
+        height = certification.height
+        for h in [h for h in sorted(self.executed) if h <= height]:
+            entry = self.executed[h]
+            for qualified, (sql_name, table) in entry.result.declared.items():
+                self.store.declare(qualified, sql_name, table)
+            self.store.flush(h, entry.epoch, entry.result.rows.changes)
+            self.certified = Certified(entry.snapshot, entry.tree, certification)
+            del self.executed[h]
+        if self.executed:
+            lowest = self.executed[min(self.executed)]
+            lowest.result.rows.below = self.store
+        self._certified_height = Height(max(self._certified_height, height))
+
+    # -- checkpoints
+
+    def folder(self, height: int) -> Path:
+        return self.checkpoints / f"{height:016x}"
+
+    def checkpoint_heights(self) -> list[int]:
+        return sorted(
+            int(p.name, 16) for p in self.checkpoints.iterdir() if p.is_dir() and len(p.name) == 16
+        )
+
+    def _rows(self) -> Layer:
+        below = self.executed[self._tip.height].result.rows if self.executed else self.store
+        return Layer(below)
+
+    def make_checkpoint(self) -> bytes:
+        """Write the state at the tip as files; return the manifest's root."""
+        height = self._tip.height
+        target = self.folder(height)
+        if not target.exists():
+            aside = self.checkpoints / f"writing-{height}"
+            checkpoint.remove(aside)
+            aside.mkdir()
+            base = self.folder(self._base) if self._base is not None else None
+            if base is not None and not base.is_dir():
+                base = None
+            dirty = {name: keys for name, keys in self._dirty.items() if "#" not in name}
+            checkpoint.Writer(aside, base).write(self._tip, self._rows(), dirty)
+            checkpoint.sync_folder(aside)
+            os.rename(aside, target)
+            sync_directory(self.checkpoints)
+        root = self._root_of(height)
+        self._dirty, self._base = {}, height
+        return root
+
+    def _root_of(self, height: int) -> bytes:
+        found = self.manifests.get(height)
+        if found is None:
+            base = None
+            if self._base is not None and self._base in self.manifests:
+                base = (self.folder(self._base), self.manifests[self._base])
+            found = self.manifests[height] = checkpoint.compute_manifest(
+                self.folder(height), base
+            )
+        return manifest.root(found)
+
+    def remove_checkpoints_below(self, height: int, keep: int = 1) -> None:
+        """Keep the newest `keep` checkpoints below a height, remove older ones."""
+        below = [h for h in self.checkpoint_heights() if h < height]
+        for h in below[:-keep] if keep else below:
+            if h != self._base:
+                checkpoint.remove(self.folder(h))
+                self.manifests.pop(h, None)
+
+    def install_synced(self, folder: Path, height: Height, root: bytes, epoch: int) -> None:
+        """Take over a fetched checkpoint. Raises: NotVerified when its root is another one."""
+        computed = checkpoint.compute_manifest(folder)
+        if manifest.root(computed) != root:
+            raise NotVerified("the fetched checkpoint does not hash to the CUP's root")
+        target = self.folder(height)
+        checkpoint.remove(target)
+        checkpoint.sync_folder(folder)
+        os.rename(folder, target)
+        sync_directory(self.checkpoints)
+        self.manifests[height] = computed
+        snapshot, changes = checkpoint.load(target, height)
+        self._start_from(snapshot, changes, epoch)
+        self._base = height
+
+
+__all__ = ["Certified", "StateFault", "StateManager", "Surroundings", "write_durably"]

@@ -1,0 +1,519 @@
+"""One replica: the shell that carries out what consensus decides.
+
+Everything runs on one event loop. Order matters only where promises are made: artifacts are
+durable before they are sent, a CUP is on the disk before it is acted on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from replica.certification import certifier
+from replica.certification.state_tree import SubnetEntry, Topology
+from replica.client import local_registry as keys
+from replica.client.local_registry import LocalRegistry, SubnetRegistry
+from replica.consensus import driver as consensus
+from replica.consensus.reader import Context, SecretKeys, Status
+from replica.execution.ingress import IngressPool
+from replica.execution.management import Policy
+from replica.execution.state_manager import StateFault, StateManager, Surroundings
+from replica.p2p import wire
+from replica.p2p.transport import Handlers, Peer, Transport
+from replica.protocol import artifacts, cup, envelope
+from replica.protocol.artifacts import Artifact, Certification, Finalization
+from replica.protocol.crypto import bls
+from replica.protocol.errors import ReprisError, Unavailable
+from replica.protocol.ids import (
+    CanisterId,
+    Height,
+    NodeId,
+    Principal,
+    RegistryVersion,
+    SubnetId,
+)
+from replica.protocol.messages import ic_pb2 as pb
+from replica.protocol.messages import parse
+from replica.runtime.journal import Journal, write_durably
+from replica.runtime.settings import NodeSettings
+from replica.state.store import Store
+from replica.state_sync import fetch, serve
+
+REGISTRY_POLL_S = 0.15
+ADVERT_S = 0.5
+DIVERGED_EXIT = 86
+"""Exit status of a replica that found its own state diverged and set it aside."""
+
+
+def log(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} replica {text}\n")
+    sys.stderr.flush()
+
+
+@dataclass
+class SyncStatistics:
+    """What state sync moved since this replica started."""
+
+    syncs: int = 0
+    bytes_fetched: int = 0
+    bytes_reused: int = 0
+
+
+class RegistrySurroundings:
+    """Execution's view of the registry: who may create canisters, what the tree shows."""
+
+    def __init__(self, records: LocalRegistry, subnet: SubnetId) -> None:
+        self.records, self.subnet = records, subnet
+        self.policy = lru_cache(maxsize=8)(self._policy)
+        self.topology = lru_cache(maxsize=8)(self._topology)
+
+    def _policy(self, version: RegistryVersion) -> Policy:
+        raw = self.records.get(keys.WHITELIST, version)
+        whitelist = parse(pb.ProvisionalWhitelist, raw or b"")
+        allowed = {bytes(p.raw) for p in whitelist.set}
+        everyone = whitelist.list_type == 2
+        ranges = self._ranges(version).get(bytes(self.subnet), [])
+        first, last = ranges[0] if ranges else (Principal(bytes(10)), Principal(bytes(10)))
+        return Policy(
+            may_create=lambda p: everyone or bytes(p) in allowed,
+            trusted_bundles=self.records.view(self.subnet, version).trusted_bundles,
+            canister_first=int.from_bytes(first[:8], "big"),
+            canister_last=int.from_bytes(last[:8], "big"),
+        )
+
+    def _ranges(self, version: int) -> dict[bytes, list[tuple[Principal, Principal]]]:
+        table = parse(pb.RoutingTable, self.records.need(keys.ROUTING_TABLE, version))
+        ranges: dict[bytes, list[tuple[Principal, Principal]]] = {}
+        for entry in table.entries:
+            low = Principal(entry.range.start_canister_id.principal_id.raw)
+            high = Principal(entry.range.end_canister_id.principal_id.raw)
+            ranges.setdefault(entry.subnet_id.principal_id.raw, []).append((low, high))
+        return ranges
+
+    def _topology(self, version: RegistryVersion) -> Topology:
+        from replica.protocol.crypto.keys import ED25519_DER_PREFIX
+
+        ranges = self._ranges(version)
+        entries = []
+        for subnet in sorted(self.records.subnets(version)):
+            view = self.records.view(subnet, version)
+            nodes = tuple((n, ED25519_DER_PREFIX + view.keys[n].signing) for n in view.members)
+            key = self.records.subnet_public_key(subnet, version)
+            entries.append(
+                SubnetEntry(
+                    subnet,
+                    bls.public_key_to_der(key),
+                    tuple(ranges.get(bytes(subnet), [])),
+                    "system" if view.is_system else "application",
+                    nodes if subnet == self.subnet else (),
+                )
+            )
+        return tuple(entries)
+
+
+def secret_keys(settings: NodeSettings) -> SecretKeys:
+    secrets = settings.secrets()
+    return SecretKeys(settings.node, secrets.signing, secrets.committee, secrets.shares)
+
+
+def pool_journal_path(settings: NodeSettings, epoch: int) -> Any:
+    """Each epoch has a pool of its own: nothing signed before a recovery can leak past it."""
+    return settings.data / f"pool-{epoch}.journal"
+
+
+@dataclass
+class Replica:
+    """A running replica. Build with `Replica.open`, run with `run`."""
+
+    settings: NodeSettings
+    version: str
+    records: LocalRegistry
+    subnet: SubnetId
+    package: cup.CatchUpPackage
+    clock: Callable[[], int] = time.time_ns
+    statistics: SyncStatistics = field(default_factory=SyncStatistics)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        settings.data.mkdir(parents=True, exist_ok=True)
+        self.secrets = settings.secrets()
+        self.registry = SubnetRegistry(self.records, self.subnet, settings.stable_age_ns)
+        surroundings = RegistrySurroundings(self.records, self.subnet)
+        self.store = Store(settings.database)
+        self.state = StateManager(
+            settings.data,
+            self.subnet,
+            self.store,
+            Surroundings(surroundings.policy, surroundings.topology),
+            log=log,
+        )
+        self.ingress = IngressPool(lambda id_: id_ in self.state._tip.ingress)
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._adverts: dict[NodeId, tuple[tuple[int, bytes], ...]] = {}
+        self._sync_task: asyncio.Task[None] | None = None
+        self.delegation: bytes | None = None
+        self.misbehaviour = 0
+        self.stopping = False
+
+    # -- start
+
+    def start_consensus(self) -> None:
+        """Open the state at the CUP and take back what this epoch's pool holds."""
+        self._load_fault()
+        self.state.open(self.package)
+        now = self.clock()
+        context = Context(
+            subnet=self.subnet,
+            replica_version=self.version,
+            keys=secret_keys(self.settings),
+            scheme=bls.VERIFIER,
+            registry=self.registry,
+            state=self.state,
+            payloads=self.ingress,
+            log=log,
+            may_sign=self._may_sign,
+        )
+        self.driver = consensus.Driver(context, self.package, now)
+        path = pool_journal_path(self.settings, self.package.epoch)
+        for old in self.settings.data.glob("pool-*.journal"):
+            if old != path:
+                old.unlink()
+        self.journal = Journal(path)
+        restored = [artifacts.decode(r) for r in self.journal.records]
+        self.journal.records = []
+        self.driver.restore(restored, now)
+        log(
+            f"starts at CUP {self.package.height} (epoch {self.package.epoch}), state "
+            f"{self.state.latest_height}, {len(restored)} artifacts"
+        )
+
+    def _may_sign(self, epoch: int) -> bool:
+        """Keep the promise of an attestation until the registry has moved on."""
+        promised = self.settings.promised_epoch()
+        if promised is None or promised[0] != epoch:
+            return True
+        if self.registry.latest_version <= promised[1]:
+            return False
+        return not self.registry.subnet(self.registry.latest_version).is_halted
+
+    def _load_fault(self) -> None:
+        path = self.settings.fault_path
+        if path.exists() and self.state.fault is None:
+            plain = json.loads(path.read_text())
+            salt = plain.get("salt", "").encode()
+            self.state.fault = StateFault(plain["diverge_at_height"], plain["epoch"], salt)
+            log(f"FAULT: will compute another state at height {plain['diverge_at_height']}")
+
+    def peers(self) -> list[Peer]:
+        view = self.registry.subnet(self.registry.latest_version)
+        out = []
+        for node in view.members:
+            record = parse(pb.NodeRecord, self.records.need(keys.node_record(node)))
+            certificate = parse(
+                pb.X509PublicKeyCert, self.records.need(keys.tls_certificate(node))
+            )
+            out.append(
+                Peer(node, record.p2p.ip_addr, record.p2p.port, certificate.certificate_der)
+            )
+        return out
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        self.start_consensus()
+        handlers = Handlers(
+            artifact=self._on_artifact,
+            ingress=self._on_ingress,
+            advert=self._on_advert,
+            offered=self.driver.offered,
+            serve_state=self._serve_state,
+            invalid=self._on_invalid,
+        )
+        self.transport = Transport(
+            self.settings.node, self.settings.p2p_port, self.secrets, self.peers(), handlers
+        )
+        await self.transport.start()
+        tasks = [
+            asyncio.create_task(self._consensus_loop()),
+            asyncio.create_task(self._registry_loop()),
+            asyncio.create_task(self._advert_loop()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self.transport.stop()
+
+    # -- loops
+
+    async def _consensus_loop(self) -> None:
+        while True:
+            self._wake.clear()
+            now = self.clock()
+            for effect in self.driver.step(now):
+                await self._carry_out(effect)
+            if self.driver._executing is None or not self._wake.is_set():
+                delay = max(0.0, (self.driver.wake_ns(now) - self.clock()) / 1e9)
+                try:
+                    await asyncio.wait_for(self._wake.wait(), min(delay, 1.0))
+                except TimeoutError:
+                    continue
+            else:
+                await asyncio.sleep(0)
+
+    async def _registry_loop(self) -> None:
+        while True:
+            if self.records.refresh():
+                self.registry.arrived(self.clock())
+                self._wake.set()
+            self._load_fault()
+            await asyncio.sleep(REGISTRY_POLL_S)
+
+    async def _advert_loop(self) -> None:
+        while True:
+            states = tuple(
+                (h, root)
+                for h in self.state.checkpoint_heights()[-3:]
+                if (root := self.state.checkpoint_root_at(h)) is not None
+            )
+            self.transport.advertise(wire.Advert(states))
+            await asyncio.sleep(ADVERT_S)
+
+    # -- effects
+
+    async def _carry_out(self, effect: consensus.Effect) -> None:
+        if isinstance(effect, consensus.Persist):
+            self.journal.append([artifacts.encode(a) for a in effect.artifacts])
+        elif isinstance(effect, consensus.Send):
+            self.transport.send(effect.artifact)
+        elif isinstance(effect, consensus.Execute):
+            result = self.state.execute(effect.batch)
+            for canister, line in result.logs:
+                log(f"[{canister.short}] {line}")
+            self.driver.executed(effect.batch.height)
+            self._wake.set()
+            await asyncio.sleep(0)
+        elif isinstance(effect, consensus.DeliverCertification):
+            self.state.deliver(effect.certification)
+            self._wake.set()
+            async with self._changed:
+                self._changed.notify_all()
+        elif isinstance(effect, consensus.AdoptCup):
+            self._adopt_cup(effect.package)
+        elif isinstance(effect, consensus.FetchState):
+            if self._sync_task is None or self._sync_task.done():
+                self._sync_task = asyncio.create_task(self._sync(effect.height, effect.root))
+        elif isinstance(effect, consensus.Refresh):
+            self.transport.refresh()
+        elif isinstance(effect, consensus.Diverged):
+            self._set_aside_diverged(effect.height)
+        elif isinstance(effect, consensus.Misbehaved):
+            self.misbehaviour += 1
+            kind = type(effect.artifact).__name__
+            log(f"invalid {kind} at {effect.artifact.height}: {effect.reason}")
+
+    def _adopt_cup(self, package: cup.CatchUpPackage) -> None:
+        write_durably(self.settings.cup_path, package.encode())
+        self.package = package
+        keep = [artifacts.encode(a) for a in self.driver.pool.validated]
+        keep += [artifacts.encode(a) for a in self.driver.certifications.validated]
+        self.journal.rewrite(keep)
+        self.state.remove_checkpoints_below(package.height, keep=2)
+        log(f"CUP {package.height} state {package.state_hash.hex()[:12]}")
+
+    def _set_aside_diverged(self, height: Height) -> None:
+        """Our state is not what the subnet certified: drop it and start over from the CUP."""
+        log(f"DIVERGED at height {height}: others certified another state; starting over")
+        if self.package.height:
+            aside = self.settings.data / "diverged_checkpoints"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(self.state.checkpoints, aside)
+        raise SystemExit(DIVERGED_EXIT)
+
+    async def _sync(self, height: Height, root: bytes) -> None:
+        """Fetch the CUP's state; consensus asks again when a newer CUP has come meanwhile."""
+        try:
+            if not root:
+                return
+            heights = [h for h in self.state.checkpoint_heights() if h != height]
+            base = None
+            if heights and self.state.checkpoint_root_at(heights[-1]) is None:
+                self.state._root_of(heights[-1])
+            if heights:
+                base = (self.state.folder(heights[-1]), self.state.manifests[heights[-1]])
+            fetcher = fetch.Fetcher(
+                self.settings.data,
+                self.settings.node,
+                self.transport.request_state,
+                self._advertisers,
+                log,
+            )
+            log(f"state sync to height {height} begins")
+            fetched = await fetcher.fetch(height, root, base)
+            self.state.install_synced(fetched.folder, height, root, self.package.epoch)
+            shutil.rmtree(fetched.folder.parent, ignore_errors=True)
+            self.statistics.syncs += 1
+            self.statistics.bytes_fetched += fetched.bytes_fetched
+            self.statistics.bytes_reused += fetched.bytes_reused
+            log(
+                f"state sync to height {height} done: {fetched.bytes_fetched} bytes fetched, "
+                f"{fetched.bytes_reused} reused"
+            )
+        except (ReprisError, OSError) as error:
+            log(f"state sync to height {height} failed: {error}")
+            await asyncio.sleep(0.5)
+        finally:
+            self.driver.synced()
+            self._wake.set()
+
+    # -- from peers
+
+    def _on_artifact(self, node: NodeId, artifact: Artifact) -> None:
+        if self.driver.receive(artifact, self.clock()):
+            self._wake.set()
+
+    def _on_ingress(self, raw: bytes) -> None:
+        try:
+            self.ingress.add(envelope.decode(raw, self.clock()))
+        except ReprisError as error:
+            log(f"a peer passed on a bad request: {error}")
+
+    def _on_advert(self, node: NodeId, advert: wire.Advert) -> None:
+        self._adverts[node] = advert.states
+
+    def _on_invalid(self, node: NodeId, reason: str) -> None:
+        self.misbehaviour += 1
+        log(f"{node.short} sent something invalid: {reason}")
+
+    def _advertisers(self, height: int, root: bytes) -> list[NodeId]:
+        return [
+            n
+            for n in self.transport.connected
+            if any(r == root for _, r in self._adverts.get(n, ()))
+        ]
+
+    def _serve_state(self, request: wire.StateRequest) -> bytes | None:
+        for height, contents in self.state.manifests.items():
+            data = serve.serve(
+                self.state.folder(height), contents, request.root, request.kind, request.index
+            )
+            if data is not None:
+                return data
+        return None
+
+    # -- for the HTTP interface
+
+    def submit(self, request: envelope.Request) -> None:
+        """Take a checked call into the pool and pass it on. Raises: LimitExceeded, Unavailable."""
+        if self.driver.reader(self.clock()).status is not Status.RUNNING:
+            raise Unavailable("the subnet is halted: requests are not accepted now")
+        if self.ingress.add(request):
+            self.transport.send_ingress(request.raw)
+            self._wake.set()
+
+    async def wait_certified(self) -> None:
+        """Wait until a new height was certified."""
+        async with self._changed:
+            await self._changed.wait()
+
+    def status(self) -> dict[str, Any]:
+        """What operators and orchestrators read at /_/status."""
+        reader = self.driver.reader(self.clock())
+        chain = self.driver.chain
+        tip = chain.finalized_tip.block
+        certification_reader = consensus.Reader(
+            self.driver.context, self.driver.certifications, chain, self.clock()
+        )
+        pair = certifier.divergence(certification_reader)
+        usage = _resident_bytes()
+        return {
+            "node_id": str(self.settings.node),
+            "subnet_id": str(self.subnet),
+            "replica_version": self.version,
+            "status": reader.status.value,
+            "registry_version": self.registry.latest_version,
+            "epoch": self.package.epoch,
+            "cup_height": self.package.height,
+            "cup_signed": self.package.is_signed,
+            "notarized_height": chain.notarized_height,
+            "finalized_height": chain.finalized_height,
+            "finalized_time_ns": tip.context.time_ns,
+            "executed_height": self.state.latest_height,
+            "certified_height": self.state.certified_height,
+            "state_digest": self.state._tip.system.digest.hex(),
+            "checkpoints": {
+                str(h): root.hex()
+                for h in self.state.checkpoint_heights()
+                if (root := self.state.checkpoint_root_at(h)) is not None
+            },
+            "peers": [str(p) for p in self.transport.connected],
+            "syncing": self._sync_task is not None and not self._sync_task.done(),
+            "state_sync": vars(self.statistics),
+            "divergence": [_share_plain(s) for s in pair] if pair else None,
+            "shares_signed_at": self._own_share_height(),
+            "resident_bytes": usage,
+            "resident_bytes_max": _resident_bytes_max(),
+        }
+
+    def _own_share_height(self) -> int:
+        """Highest height for which this node's certification share is in the pool."""
+        pool = self.driver.certifications.validated
+        mine = [
+            s.height
+            for s in pool.of_kind(artifacts.CertificationShare)
+            if s.signer == self.settings.node
+        ]
+        return max(mine, default=0)
+
+    def evidence(self) -> dict[str, bytes]:
+        """The newest quorum-signed artifacts, for whoever plans a recovery (canonical bytes)."""
+        out = {"cup": self.package.encode()}
+        for height in reversed(self.driver.pool.validated.heights(Finalization)):
+            final = self.driver.pool.validated.at(Finalization, height)[0]
+            entry = self.driver.chain.blocks.get(final.block)
+            if entry is not None:
+                out["finalization"] = artifacts.encode(final)
+                out["block"] = artifacts.canonical.encode(entry.block)
+                break
+        certifications = self.driver.certifications.validated
+        for height in reversed(certifications.heights(Certification)):
+            out["certification"] = artifacts.encode(certifications.at(Certification, height)[0])
+            break
+        return out
+
+    def is_halted(self) -> bool:
+        return self.driver.reader(self.clock()).status is Status.HALTED
+
+
+def _share_plain(share: artifacts.CertificationShare) -> dict[str, Any]:
+    return {
+        "height": share.height,
+        "signer": str(share.signer),
+        "root": share.root.hex(),
+        "signature": share.signature.hex(),
+    }
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _resident_bytes_max() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+__all__ = ["CanisterId", "Replica", "log"]

@@ -1,0 +1,57 @@
+"""Frames between replicas: one byte of kind, canonical records, bounded lengths."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from replica.protocol import canonical
+from replica.protocol.errors import LimitExceeded, Malformed
+
+FRAME_BYTES_MAX = 8 << 20
+
+ARTIFACT, INGRESS, ADVERT, REFRESH, REQUEST, RESPONSE = range(1, 7)
+
+
+@dataclass(frozen=True, slots=True)
+class Advert:
+    """Checkpoints this peer can serve: (height, root)."""
+
+    states: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StateRequest:
+    """Ask for a part of a checkpoint: kind `meta`, `sub` (index) or `chunk` (index)."""
+
+    number: int
+    height: int
+    root: bytes
+    kind: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateResponse:
+    number: int
+    data: bytes | None
+    """None: this peer does not have it."""
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Raises: LimitExceeded, Malformed, asyncio.IncompleteReadError."""
+    head = await reader.readexactly(5)
+    length = int.from_bytes(head[:4], "big")
+    if length > FRAME_BYTES_MAX:
+        raise LimitExceeded(f"a frame of {length} bytes")
+    if not ARTIFACT <= head[4] <= RESPONSE:
+        raise Malformed(f"a frame of unknown kind {head[4]}")
+    return head[4], await reader.readexactly(length)
+
+
+def frame(kind: int, body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + bytes([kind]) + body
+
+
+def record_frame(kind: int, record: object) -> bytes:
+    return frame(kind, canonical.encode(record))

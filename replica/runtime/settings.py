@@ -1,0 +1,118 @@
+"""A node's folder: its settings, its secret keys, and where everything lies.
+
+    node.json        addresses and the root key
+    keys.json        secrets (mode 0600); kept apart from the data, as in a vault
+    fault.json       drills only: the documented fault of this node
+    registry.journal local registry store
+    cup.pb           the newest catch-up package this node acts on
+    promise.json     an epoch in which this node will sign nothing more
+    data/            state, pool and database: what a lost disk loses
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from replica.protocol.crypto.keys import Ed25519Key
+from replica.protocol.errors import Malformed
+from replica.protocol.ids import NodeId, Principal
+from replica.runtime.journal import write_durably
+
+
+@dataclass(frozen=True)
+class Secrets:
+    signing: Ed25519Key
+    committee: bytes
+    shares: dict[bytes, bytes]
+    """Threshold key shares by the transcript's public key."""
+    tls_key_pem: bytes
+    tls_certificate_pem: bytes
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    folder: Path
+    node: NodeId
+    http_port: int
+    p2p_port: int
+    orchestrator_port: int
+    nns_urls: tuple[str, ...]
+    root_key: bytes
+    """DER, 133 bytes."""
+    releases: Path
+    """Folder of releases, each in a folder named by its SHA-256."""
+    poll_ns: int
+    """How often the orchestrator polls."""
+    stable_age_ns: int
+    """How long a registry version must have been here before a block may refer to it."""
+    database_url: str = ""
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def registry_path(self) -> Path:
+        return self.folder / "data" / "registry.journal"
+
+    @property
+    def cup_path(self) -> Path:
+        return self.folder / "data" / "cup.pb"
+
+    @property
+    def promise_path(self) -> Path:
+        return self.folder / "promise.json"
+
+    @property
+    def fault_path(self) -> Path:
+        return self.folder / "fault.json"
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data / 'state.db'}"
+
+    def secrets(self) -> Secrets:
+        plain = json.loads((self.folder / "keys.json").read_text())
+        return Secrets(
+            Ed25519Key(bytes.fromhex(plain["signing"])),
+            bytes.fromhex(plain["committee"]),
+            {bytes.fromhex(k): bytes.fromhex(v) for k, v in plain["shares"].items()},
+            plain["tls_key"].encode(),
+            plain["tls_certificate"].encode(),
+        )
+
+    def promised_epoch(self) -> tuple[int, int] | None:
+        """Return (epoch, registry version at which the promise was made)."""
+        if not self.promise_path.exists():
+            return None
+        plain = json.loads(self.promise_path.read_text())
+        return int(plain["epoch"]), int(plain["registry_version"])
+
+    def promise(self, epoch: int, registry_version: int) -> None:
+        """Promise, durably, to sign nothing more in an epoch."""
+        plain = {"epoch": epoch, "registry_version": registry_version}
+        write_durably(self.promise_path, json.dumps(plain).encode())
+
+
+def load(folder: Path) -> NodeSettings:
+    """Read node.json. Raises: Malformed."""
+    try:
+        plain: dict[str, Any] = json.loads((folder / "node.json").read_text())
+        return NodeSettings(
+            folder=folder,
+            node=NodeId(Principal.from_text(plain["node_id"])),
+            http_port=plain["http_port"],
+            p2p_port=plain["p2p_port"],
+            orchestrator_port=plain["orchestrator_port"],
+            nns_urls=tuple(plain["nns_urls"]),
+            root_key=bytes.fromhex(plain["root_key"]),
+            releases=Path(plain["releases"]),
+            poll_ns=plain["poll_ms"] * 1_000_000,
+            stable_age_ns=plain["stable_age_ms"] * 1_000_000,
+            database_url=plain.get("database_url", ""),
+        )
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise Malformed(f"{folder}/node.json can't be read: {error}") from error

@@ -1,0 +1,251 @@
+"""Checkpoints: the state as immutable files, a function of logical state alone.
+
+    system.cbor  ingress.cbor
+    canisters/<id>/canister.cbor  bundle.zip  tables/<table>/<bucket>.rows
+
+Rows are packed in buckets whose borders depend on the keys present (a key opens a bucket when the
+first byte of its hash is zero), so one changed row changes one file. No file holds the height, so
+a checkpoint can be adopted under another one. Unchanged files are hard-linked from the checkpoint
+before. Written aside, synced, renamed: a checkpoint that has its name is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from replica.abi import bundle as bundles
+from replica.abi.tables import Table, decode_row, index_key, index_table
+from replica.protocol import canonical, cbor, manifest
+from replica.protocol.errors import Malformed, NotVerified
+from replica.protocol.hashing import sha256
+from replica.protocol.ids import CanisterId, Height, Principal
+from replica.state.records import Canister, IngressStatus, System
+from replica.state.rows import Changes, RowStore
+from replica.state.state import Snapshot
+
+FIRST = "first"
+
+
+def is_border(key: bytes) -> bool:
+    return sha256(key)[0] == 0
+
+
+def bucket_name(border: bytes | None) -> str:
+    return FIRST if border is None else sha256(b"bucket" + border)[:16].hex()
+
+
+def border_at_or_below(rows: RowStore, table: str, key: bytes) -> bytes | None:
+    """Return the key that opens the bucket which a key falls into; None: the first bucket."""
+    for candidate, _ in rows.scan(table, b"", key + b"\x00", reverse=True):
+        if is_border(candidate):
+            return candidate
+    return None
+
+
+def _bucket(rows: RowStore, table: str, border: bytes | None) -> bytes:
+    """Return the canonical bytes of one bucket; empty when it holds no row."""
+    packed = []
+    for key, row in rows.scan(table, border or b"", None, reverse=False):
+        if is_border(key) and key != border:
+            break
+        packed.append([key, row])
+    return cbor.dumps(packed) if packed else b""
+
+
+class Writer:
+    """Writes one checkpoint into a new folder."""
+
+    def __init__(self, folder: Path, base: Path | None) -> None:
+        self.folder, self.base = folder, base
+        self.written_bytes = 0
+
+    def write(self, snapshot: Snapshot, rows: RowStore, dirty: dict[str, set[bytes]]) -> None:
+        """`dirty`: keys changed since the base checkpoint, by qualified table name."""
+        self._put("system.cbor", canonical.encode(snapshot.system))
+        ingress = [[i, canonical.pack(s)] for i, s in sorted(snapshot.ingress.items())]
+        self._put("ingress.cbor", cbor.dumps(ingress))
+        for id_ in sorted(snapshot.canisters):
+            self._canister(snapshot.canisters[id_], rows, dirty)
+
+    def _canister(self, canister: Canister, rows: RowStore, dirty: dict[str, set[bytes]]) -> None:
+        folder = f"canisters/{canister.id.hex()}"
+        self._put(f"{folder}/canister.cbor", canonical.encode(replace(canister, bundle=b"")))
+        if not canister.bundle:
+            return
+        self._put(f"{folder}/bundle.zip", canister.bundle)
+        for table in bundles.read(canister.bundle).tables:
+            qualified = f"{canister.id.hex()}/{table.name}"
+            self._table(f"{folder}/tables/{table.name}", qualified, rows, dirty.get(qualified))
+
+    def _table(
+        self, folder: str, qualified: str, rows: RowStore, dirty: set[bytes] | None
+    ) -> None:
+        base = self.base / folder if self.base is not None else None
+        if base is None or not base.is_dir():
+            self._all_buckets(folder, qualified, rows)
+            return
+        borders: dict[str, bytes | None] = {}
+        gone: set[str] = set()
+        for key in sorted(dirty or ()):
+            border = border_at_or_below(rows, qualified, key)
+            borders[bucket_name(border)] = border
+            if is_border(key):
+                before = _border_below(rows, qualified, key)
+                borders[bucket_name(before)] = before
+                if border != key:
+                    gone.add(bucket_name(key))
+        for name in sorted(os.listdir(base)):
+            bucket = name.removesuffix(".rows")
+            if bucket not in borders and bucket not in gone:
+                self._link(f"{folder}/{name}")
+        for bucket, border in sorted(borders.items()):
+            data = _bucket(rows, qualified, border)
+            if data:
+                self._put(f"{folder}/{bucket}.rows", data)
+
+    def _all_buckets(self, folder: str, qualified: str, rows: RowStore) -> None:
+        packed: list[list[bytes]] = []
+        border: bytes | None = None
+        for key, row in rows.scan(qualified, b"", None, reverse=False):
+            if is_border(key):
+                if packed:
+                    self._put(f"{folder}/{bucket_name(border)}.rows", cbor.dumps(packed))
+                packed, border = [], key
+            packed.append([key, row])
+        if packed:
+            self._put(f"{folder}/{bucket_name(border)}.rows", cbor.dumps(packed))
+
+    def _link(self, path: str) -> None:
+        assert self.base is not None
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(self.base / path, target)
+
+    def _put(self, path: str, data: bytes) -> None:
+        """Write a file, or link the base's when it holds the same bytes."""
+        if self.base is not None:
+            old = self.base / path
+            if old.is_file() and old.stat().st_size == len(data) and old.read_bytes() == data:
+                self._link(path)
+                return
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self.written_bytes += len(data)
+
+
+def _border_below(rows: RowStore, table: str, key: bytes) -> bytes | None:
+    for candidate, _ in rows.scan(table, b"", key, reverse=True):
+        if is_border(candidate):
+            return candidate
+    return None
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def load(folder: Path, height: Height) -> tuple[Snapshot, Changes]:
+    """Read a checkpoint: the snapshot under this height, and all rows with their index rows.
+
+    Raises: Malformed, NotVerified, for files that are missing, cut short or not canonical.
+    """
+    try:
+        system = canonical.decode(System, (folder / "system.cbor").read_bytes())
+        ingress_plain = cbor.loads((folder / "ingress.cbor").read_bytes())
+        canisters: dict[CanisterId, Canister] = {}
+        changes: Changes = {}
+        root = folder / "canisters"
+        for name in sorted(os.listdir(root)) if root.is_dir() else []:
+            canister = _load_canister(root / name)
+            canisters[canister.id] = canister
+            if canister.bundle:
+                _load_tables(root / name / "tables", canister, changes)
+    except FileNotFoundError as error:
+        raise Malformed(f"the checkpoint misses {error.filename}") from error
+    ingress = {i: canonical.unpack(IngressStatus, s) for i, s in ingress_plain}
+    return Snapshot(height, system, canisters, ingress), changes
+
+
+def _load_canister(folder: Path) -> Canister:
+    canister = canonical.decode(Canister, (folder / "canister.cbor").read_bytes())
+    if canister.id != Principal(bytes.fromhex(folder.name)):
+        raise NotVerified(f"the checkpoint holds another canister under {folder.name}")
+    bundle = folder / "bundle.zip"
+    return replace(canister, bundle=bundle.read_bytes()) if bundle.is_file() else canister
+
+
+def _load_tables(folder: Path, canister: Canister, changes: Changes) -> None:
+    for table in bundles.read(canister.bundle).tables:
+        qualified = f"{canister.id.hex()}/{table.name}"
+        rows: dict[bytes, bytes | None] = {}
+        path = folder / table.name
+        for name in sorted(os.listdir(path)) if path.is_dir() else []:
+            for key, row in cbor.loads((path / name).read_bytes(), bytes_max=1 << 30):
+                rows[key] = row
+        changes[qualified] = dict(sorted(rows.items()))
+        for spec in table.indexes:
+            changes[f"{canister.id.hex()}/{index_table(table.name, spec.name)}"] = {
+                index_key(table, spec, decode_row(table, row), key): key
+                for key, row in rows.items()
+                if row is not None
+            }
+
+
+# --- manifests of folders --------------------------------------------------------------------
+
+
+def files(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of a folder's files."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield path.relative_to(folder).as_posix()
+
+
+def compute_manifest(
+    folder: Path,
+    base: tuple[Path, manifest.Manifest] | None = None,
+    version: int = manifest.VERSION,
+    chunk_bytes: int = manifest.CHUNK_BYTES,
+) -> manifest.Manifest:
+    """Compute a folder's manifest; files hard-linked from `base` keep their hashes."""
+    known: dict[tuple[int, int], list[manifest.ChunkInfo]] = {}
+    if base is not None and base[1].version == version:
+        for info, chunks in zip(base[1].files, base[1].chunks_by_file()):
+            status = os.stat(base[0] / info.path)
+            known[(status.st_dev, status.st_ino)] = chunks
+    scanned = []
+    for path in files(folder):
+        status = os.stat(folder / path)
+        chunks = known.get((status.st_dev, status.st_ino))
+        if chunks is None:
+            with open(folder / path, "rb") as file:
+                chunks = manifest.scan_file(
+                    0,
+                    status.st_size,
+                    lambda offset, size, f=file: os.pread(f.fileno(), size, offset),  # type: ignore[misc]
+                    chunk_bytes,
+                )
+        scanned.append((path, status.st_size, chunks))
+    return manifest.assemble(scanned, version)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder and below durable."""
+    for path in [folder, *[p for p in folder.rglob("*") if p.is_dir()]]:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+__all__ = ["Table", "Writer", "compute_manifest", "load", "remove", "sync_folder"]

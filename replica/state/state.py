@@ -1,0 +1,105 @@
+"""The replicated state at one height, and the changes that a block makes to it.
+
+`Snapshot` is immutable and cheap to keep per height: canisters are immutable records, rows are
+layers over the database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from replica.protocol import canonical, cbor
+from replica.protocol.hashing import domain_hash
+from replica.protocol.ids import CanisterId, Height, SubnetId
+from replica.state.records import Canister, IngressStatus, System
+from replica.state.rows import Changes, Layer, RowStore
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All of the state but the rows, after the block of a height."""
+
+    height: Height
+    system: System
+    canisters: dict[CanisterId, Canister]
+    ingress: dict[bytes, IngressStatus]
+
+
+def genesis(subnet: SubnetId) -> Snapshot:
+    system = System(0, 0, bytes(32), 0, subnet)
+    return Snapshot(Height(0), system, {}, {})
+
+
+@dataclass
+class BlockState:
+    """The state while a block executes: a snapshot being replaced, and the block's rows."""
+
+    before: Snapshot
+    rows: Layer
+    canisters: dict[CanisterId, Canister] = field(default_factory=dict)
+    ingress: dict[bytes, IngressStatus] = field(default_factory=dict)
+    time_ns: int = 0
+    epoch: int = 0
+    next_canister: int = 0
+    touched: dict[CanisterId, None] = field(default_factory=dict)
+    touched_ingress: dict[bytes, None] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, before: Snapshot, below: RowStore, time_ns: int, epoch: int) -> BlockState:
+        return cls(
+            before,
+            Layer(below),
+            dict(before.canisters),
+            dict(before.ingress),
+            time_ns,
+            epoch,
+            before.system.next_canister,
+        )
+
+    def set(self, canister: Canister) -> None:
+        self.canisters[canister.id] = canister
+        self.touched[canister.id] = None
+
+    def change(self, id_: CanisterId, **fields: object) -> Canister:
+        changed = replace(self.canisters[id_], **fields)  # type: ignore[arg-type]
+        self.set(changed)
+        return changed
+
+    def set_ingress(self, request_id: bytes, status: IngressStatus | None) -> None:
+        if status is None:
+            del self.ingress[request_id]
+        else:
+            self.ingress[request_id] = status
+        self.touched_ingress[request_id] = None
+
+    def finish(self, height: Height) -> Snapshot:
+        """Close the block: chain its changes into the digest."""
+        before = self.before.system
+        system = replace(
+            before,
+            time_ns=self.time_ns,
+            epoch=self.epoch,
+            next_canister=self.next_canister,
+            digest=self._digest(before.digest, height),
+        )
+        return Snapshot(height, system, self.canisters, self.ingress)
+
+    def _digest(self, before: bytes, height: Height) -> bytes:
+        canisters = [
+            [bytes(i), canonical.encode(c) if (c := self.canisters.get(i)) else None]
+            for i in sorted(self.touched)
+        ]
+        ingress = [
+            [i, canonical.encode(s) if (s := self.ingress.get(i)) else None]
+            for i in sorted(self.touched_ingress)
+        ]
+        head = [height, self.time_ns, self.epoch, self.next_canister]
+        changed = cbor.dumps([head, canisters, ingress, rows_plain(self.rows.changes)])
+        return domain_hash("reprise-state-digest", before, changed)
+
+
+def rows_plain(changes: Changes) -> list[object]:
+    """Return changed rows in a canonical order; index tables are derived and left out."""
+    return [
+        [name, sorted(changes[name].items())] for name in sorted(changes) if "#" not in name
+    ]

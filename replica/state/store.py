@@ -1,0 +1,254 @@
+"""The database: rows of the newest certified height, behind one SQLAlchemy URL.
+
+Each canister table is an SQL table whose columns are the declared ones, so operators can query it;
+`_key` holds the order-preserving key that all our own access goes by. Blocks are flushed in height
+order, each in one transaction that also moves the `certified` row: the fence against a second
+writer and the proof of what the rows are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from replica.abi.tables import Table, decode_row, encode_row, index_table
+from replica.protocol.errors import Unavailable
+from replica.state.rows import Changes
+
+_TYPES: dict[str, type[sa.types.TypeEngine[object]]] = {
+    "nat64": sa.LargeBinary,  # 8 bytes big-endian: SQLite has no unsigned 64-bit integers
+    "int": sa.BigInteger,
+    "text": sa.Text,
+    "blob": sa.LargeBinary,
+    "bool": sa.Boolean,
+    "principal": sa.LargeBinary,
+}
+
+
+class Store:
+    """A node's database."""
+
+    def __init__(self, url: str) -> None:
+        connect_args = {"check_same_thread": False} if url.startswith("sqlite") else {}
+        self.engine = sa.create_engine(url, connect_args=connect_args)
+        if url.startswith("sqlite"):
+            sa.event.listen(self.engine, "connect", _set_pragmas)
+        migrate(self.engine)
+        self.tables: dict[str, tuple[Table, sa.Table]] = {}
+        """By qualified name (`<canister>/<table>`): declaration and SQL table."""
+        self._indexes: dict[str, sa.Table] = {}
+        self._metadata = sa.MetaData()
+        self._catalogue = sa.Table("canister_tables", self._metadata, autoload_with=self.engine)
+        self._certified = sa.Table("certified", self._metadata, autoload_with=self.engine)
+        self._connection = self.engine.connect()
+
+    def close(self) -> None:
+        self._connection.close()
+        self.engine.dispose()
+
+    # -- schema
+
+    def reset(self) -> None:
+        """Drop all canister tables: a checkpoint is about to be imported."""
+        self._connection.rollback()
+        with self.engine.begin() as connection:
+            names = [r[0] for r in connection.execute(sa.select(self._catalogue.c.sql_name))]
+            for name in names:
+                connection.exec_driver_sql(f'DROP TABLE IF EXISTS "{name}"')
+            connection.execute(self._catalogue.delete())
+            connection.execute(self._certified.delete())
+        self.tables.clear()
+        self._indexes.clear()
+        self._metadata = sa.MetaData()
+        self._catalogue = sa.Table("canister_tables", self._metadata, autoload_with=self.engine)
+        self._certified = sa.Table("certified", self._metadata, autoload_with=self.engine)
+
+    def declare(self, qualified: str, sql_name: str, table: Table) -> None:
+        """Create the SQL table of a canister table; a no-op when it is there."""
+        if qualified in self.tables:
+            return
+        columns = [
+            sa.Column(c.name, _TYPES[c.type], nullable=c.optional) for c in table.columns
+        ]
+        made = sa.Table(
+            sql_name,
+            self._metadata,
+            sa.Column("_key", sa.LargeBinary, primary_key=True),
+            *columns,
+            sqlite_with_rowid=False,
+        )
+        with self._connection.begin():
+            made.create(self._connection, checkfirst=True)
+            known = sa.select(self._catalogue.c.name).where(self._catalogue.c.name == qualified)
+            if self._connection.execute(known).first() is None:
+                self._connection.execute(
+                    self._catalogue.insert().values(name=qualified, sql_name=sql_name)
+                )
+        self.tables[qualified] = (table, made)
+        canister = qualified.split("/", 1)[0]
+        for index in table.indexes:
+            self._declare_index(f"{canister}/{index_table(table.name, index.name)}",
+                                f"{sql_name}__{index.name}")
+
+    def _declare_index(self, qualified: str, sql_name: str) -> None:
+        made = sa.Table(
+            sql_name,
+            self._metadata,
+            sa.Column("_key", sa.LargeBinary, primary_key=True),
+            sa.Column("target", sa.LargeBinary, nullable=False),
+            sqlite_with_rowid=False,
+        )
+        with self._connection.begin():
+            made.create(self._connection, checkfirst=True)
+            self._connection.execute(
+                self._catalogue.insert().values(name=qualified, sql_name=sql_name)
+            )
+        self._indexes[qualified] = made
+
+    # -- reading
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        index = self._indexes.get(table)
+        if index is not None:
+            found = self._connection.execute(
+                sa.select(index.c.target).where(index.c._key == key)
+            ).first()
+            return None if found is None else bytes(found[0])
+        if table not in self.tables:
+            return None
+        declared, made = self.tables[table]
+        found = self._connection.execute(sa.select(made).where(made.c._key == key)).first()
+        return None if found is None else _to_row(declared, found)
+
+    def scan(
+        self, table: str, low: bytes, high: bytes | None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield rows in key order, a page at a time, so that no cursor stays open."""
+        index = self._indexes.get(table)
+        if index is None and table not in self.tables:
+            return
+        made = index if index is not None else self.tables[table][1]
+        while True:
+            query = sa.select(made).limit(200)
+            query = query.order_by(made.c._key.desc() if reverse else made.c._key)
+            query = query.where(made.c._key >= low)
+            if high is not None:
+                query = query.where(made.c._key < high)
+            page = self._connection.execute(query).all()
+            for found in page:
+                if index is not None:
+                    yield bytes(found[0]), bytes(found[1])
+                else:
+                    yield bytes(found[0]), _to_row(self.tables[table][0], found)
+            if len(page) < 200:
+                return
+            if reverse:
+                high = bytes(page[-1][0])
+            else:
+                low = bytes(page[-1][0]) + b"\x00"
+
+    def count(self, table: str) -> int:
+        if table not in self.tables:
+            return 0
+        made = self.tables[table][1]
+        return int(self._connection.execute(sa.select(sa.func.count()).select_from(made)).scalar_one())
+
+    # -- writing
+
+    def flush(self, height: int, epoch: int, changes: Changes) -> None:
+        """Apply one block's changes and move the fence, in one transaction.
+
+        Raises: Unavailable when the fence is not where this process left it.
+        """
+        with self._connection.begin():
+            self._move_fence(height, epoch)
+            for name in sorted(changes):
+                self._write(name, changes[name])
+
+    def load(self, changes: Changes) -> None:
+        """Write rows without moving the fence (import of a checkpoint)."""
+        with self._connection.begin():
+            for name in sorted(changes):
+                self._write(name, changes[name])
+
+    def set_fence(self, height: int, epoch: int) -> None:
+        with self._connection.begin():
+            self._connection.execute(self._certified.delete())
+            self._connection.execute(self._certified.insert().values(height=height, epoch=epoch))
+
+    @property
+    def fence(self) -> tuple[int, int] | None:
+        found = self._connection.execute(sa.select(self._certified)).first()
+        return None if found is None else (found.height, found.epoch)
+
+    def _move_fence(self, height: int, epoch: int) -> None:
+        table = self._certified
+        moved = self._connection.execute(
+            table.update().where(table.c.height < height).values(height=height, epoch=epoch)
+        )
+        if moved.rowcount != 1:
+            raise Unavailable(
+                f"the database is not below height {height}: is another replica writing to it?"
+            )
+
+    def _write(self, name: str, rows: dict[bytes, bytes | None]) -> None:
+        index = self._indexes.get(name)
+        if index is None and name not in self.tables:
+            assert not rows, f"rows of the undeclared table {name}"
+            return
+        made = index if index is not None else self.tables[name][1]
+        gone = [{"key": k} for k in rows]
+        self._connection.execute(made.delete().where(made.c._key == sa.bindparam("key")), gone)
+        values = []
+        for key, raw in rows.items():
+            if raw is None:
+                continue
+            if index is not None:
+                values.append({"_key": key, "target": raw})
+            else:
+                values.append({"_key": key, **_to_columns(self.tables[name][0], raw)})
+        if values:
+            self._connection.execute(made.insert(), values)
+
+
+def _to_columns(table: Table, raw: bytes) -> dict[str, object]:
+    row = decode_row(table, raw)
+    for column in table.columns:
+        value = row[column.name]
+        if column.type == "nat64" and value is not None:
+            row[column.name] = value.to_bytes(8, "big")
+        elif isinstance(value, bytes):
+            row[column.name] = bytes(value)
+    return row
+
+
+def _to_row(table: Table, found: sa.Row[tuple[object, ...]]) -> bytes:
+    row = {}
+    for column, value in zip(table.columns, found[1:], strict=True):
+        if column.type == "nat64" and isinstance(value, bytes):
+            value = int.from_bytes(value, "big")
+        row[column.name] = value
+    return encode_row(table, row)
+
+
+def _set_pragmas(connection: object, _record: object) -> None:
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the node's own schema to the newest revision with alembic."""
+    from alembic import command
+    from alembic.config import Config
+
+    import migrations
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
