@@ -324,7 +324,9 @@ class Replica:
             log(f"invalid {kind} at {effect.artifact.height}: {effect.reason}")
 
     def _adopt_cup(self, package: cup.CatchUpPackage) -> None:
-        write_durably(self.settings.cup_path, package.encode())
+        stored = cup.decode(self.settings.cup_path.read_bytes())
+        if stored.height < package.height:  # the orchestrator may hold a recovery CUP already
+            write_durably(self.settings.cup_path, package.encode())
         self.package = package
         keep = [artifacts.encode(a) for a in self.driver.pool.validated]
         keep += [artifacts.encode(a) for a in self.driver.certifications.validated]

@@ -79,7 +79,7 @@ class Store:
             *columns,
             sqlite_with_rowid=False,
         )
-        with self._connection.begin():
+        with self._transaction():
             made.create(self._connection, checkfirst=True)
             known = sa.select(self._catalogue.c.name).where(self._catalogue.c.name == qualified)
             if self._connection.execute(known).first() is None:
@@ -100,7 +100,7 @@ class Store:
             sa.Column("target", sa.LargeBinary, nullable=False),
             sqlite_with_rowid=False,
         )
-        with self._connection.begin():
+        with self._transaction():
             made.create(self._connection, checkfirst=True)
             self._connection.execute(
                 self._catalogue.insert().values(name=qualified, sql_name=sql_name)
@@ -157,24 +157,29 @@ class Store:
 
     # -- writing
 
+    def _transaction(self) -> sa.RootTransaction:
+        """Begin a transaction; the one that reading began by itself holds nothing to keep."""
+        self._connection.rollback()
+        return self._connection.begin()
+
     def flush(self, height: int, epoch: int, changes: Changes) -> None:
         """Apply one block's changes and move the fence, in one transaction.
 
         Raises: Unavailable when the fence is not where this process left it.
         """
-        with self._connection.begin():
+        with self._transaction():
             self._move_fence(height, epoch)
             for name in sorted(changes):
                 self._write(name, changes[name])
 
     def load(self, changes: Changes) -> None:
         """Write rows without moving the fence (import of a checkpoint)."""
-        with self._connection.begin():
+        with self._transaction():
             for name in sorted(changes):
                 self._write(name, changes[name])
 
     def set_fence(self, height: int, epoch: int) -> None:
-        with self._connection.begin():
+        with self._transaction():
             self._connection.execute(self._certified.delete())
             self._connection.execute(self._certified.insert().values(height=height, epoch=epoch))
 

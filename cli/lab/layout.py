@@ -1,0 +1,109 @@
+"""A local swarm's folder, and what the command line needs to know of it.
+
+    swarm.json     root key, subnets, nodes and their addresses
+    identities/    private keys in PEM: default, council
+    releases/      release packages by SHA-256
+    nodes/<name>/  one folder a node (see replica.runtime.settings)
+    supervisor.pid
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from replica.client.agent import Agent
+from replica.protocol.crypto.keys import Ed25519Key
+from replica.protocol.errors import NotFound
+from replica.protocol.ids import CanisterId, Principal, SubnetId
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    name: str
+    id: Principal
+    subnet: str
+    http_url: str
+    orchestrator_url: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class SubnetEntry:
+    name: str
+    id: SubnetId
+    nodes: tuple[NodeEntry, ...]
+
+    @property
+    def urls(self) -> list[str]:
+        return [n.http_url for n in self.nodes]
+
+
+@dataclass(frozen=True)
+class Swarm:
+    folder: Path
+    root_key: bytes
+    subnets: tuple[SubnetEntry, ...]
+    journal: CanisterId
+
+    @classmethod
+    def load(cls, folder: Path) -> Swarm:
+        """Raises: NotFound, with the command that makes a swarm."""
+        path = folder / "swarm.json"
+        if not path.exists():
+            raise NotFound(f"no swarm in {folder}; start one with `reprise swarm up`")
+        plain: dict[str, Any] = json.loads(path.read_text())
+        subnets = []
+        for s in plain["subnets"]:
+            nodes = tuple(
+                NodeEntry(
+                    n["name"],
+                    Principal.from_text(n["id"]),
+                    s["name"],
+                    f"http://127.0.0.1:{n['http_port']}",
+                    f"http://127.0.0.1:{n['orchestrator_port']}",
+                    folder / "nodes" / n["name"],
+                )
+                for n in s["nodes"]
+            )
+            subnets.append(SubnetEntry(s["name"], SubnetId(Principal.from_text(s["id"])), nodes))
+        journal = CanisterId(Principal.from_text(plain["journal"]))
+        return cls(folder, bytes.fromhex(plain["root_key"]), tuple(subnets), journal)
+
+    @property
+    def nns(self) -> SubnetEntry:
+        return self.subnets[0]
+
+    @property
+    def app(self) -> SubnetEntry:
+        return self.subnets[1]
+
+    @property
+    def nodes(self) -> list[NodeEntry]:
+        return [n for s in self.subnets for n in s.nodes]
+
+    def node(self, text: str) -> NodeEntry:
+        for node in self.nodes:
+            if text == node.name or str(node.id).startswith(text):
+                return node
+        raise NotFound(f"no node {text}; `reprise node list` shows them")
+
+    def subnet(self, text: str) -> SubnetEntry:
+        for subnet in self.subnets:
+            if text == subnet.name or str(subnet.id).startswith(text):
+                return subnet
+        raise NotFound(f"no subnet {text}; `reprise subnet list` shows them")
+
+    def subnet_of_canister(self, canister: Principal) -> SubnetEntry:
+        return self.nns if int.from_bytes(canister[:8], "big") < 1 << 20 else self.app
+
+    def identity(self, name: str) -> Ed25519Key:
+        path = self.folder / "identities" / f"{name}.pem"
+        if not path.exists():
+            raise NotFound(f"no identity {name} in {path.parent}; see `reprise identity list`")
+        return Ed25519Key.from_pem(path.read_bytes())
+
+    def agent(self, subnet: SubnetEntry, key: Ed25519Key | None = None) -> Agent:
+        return Agent(subnet.urls, self.root_key, key)

@@ -1,0 +1,300 @@
+"""Making and bringing up a local swarm: real processes, real keys, loopback only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.lab.layout import Swarm
+from nns import genesis
+from replica.abi import bundle as bundles
+from replica.abi import v1
+from replica.client import release
+from replica.client.agent import Agent, CallRejected
+from replica.client.local_registry import LocalRegistry
+from replica.protocol import candid
+from replica.protocol.crypto.keys import Ed25519Key
+from replica.protocol.errors import ReprisError, Unavailable
+from replica.protocol.hashing import sha256
+from replica.protocol.ids import (
+    GOVERNANCE,
+    LEDGER,
+    LIFELINE,
+    MANAGEMENT_CANISTER,
+    REGISTRY,
+    ROOT,
+    CanisterId,
+    Principal,
+    canister_id,
+)
+from replica.protocol.registry_transport import Delta, encode_batch
+
+E8S = 100_000_000
+ROOT_FOLDER = Path(__file__).resolve().parents[2]
+JOURNAL = canister_id(1 << 20)
+NEURON_STAKE_E8S = 1_000 * E8S
+SIX_MONTHS_S = 15_778_800
+MANAGEMENT = candid.parse("""
+service : {
+  create : (record {
+    amount : opt nat; settings : opt record { controllers : opt vec principal };
+    specified_id : opt principal;
+  }) -> (record { canister_id : principal });
+  install : (record {
+    mode : variant { install; reinstall; upgrade : opt record {} };
+    canister_id : principal; wasm_module : blob; arg : blob;
+  }) -> ();
+  settings : (record {
+    canister_id : principal; settings : record { controllers : opt vec principal };
+  }) -> ();
+}
+""")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    nns_nodes: int = 1
+    app_nodes: int = 4
+    interval_blocks: int = 40
+    """Heights from one CUP to the next."""
+    notary_delay_ms: int = 40
+    unit_delay_ms: int = 400
+    backoff_ms: int = 10
+    stall_limit_ms: int = 5000
+    poll_ms: int = 300
+    voting_period_s: int = 4 * 86_400
+
+
+def free_ports(count: int) -> list[int]:
+    """Ask the system for ports nobody listens on now."""
+    sockets = []
+    for _ in range(count):
+        s = socket.socket()
+        s.bind(("127.0.0.1", 0))
+        sockets.append(s)
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def folder_of_bundle(name: str) -> Path:
+    """Return where a canister's sources lie in this installation."""
+    import cli.lab.journal
+    import nns
+
+    if name == "journal":
+        return Path(cli.lab.journal.__file__).parent
+    return Path(nns.__file__).parent / name
+
+
+def create(folder: Path, options: Options) -> Swarm:
+    """Write a new swarm's folder: genesis, keys, release, node folders."""
+    folder.mkdir(parents=True, exist_ok=True)
+    package = release.build()
+    package_hash = hashlib.sha256(package).hexdigest()
+    release.unpack(package, folder / "releases", package_hash)
+    initializer = Ed25519Key(secrets.token_bytes(32))
+    journal = bundles.build(folder_of_bundle("journal"))
+    common = {
+        "interval_length": options.interval_blocks - 1,
+        "unit_delay_ms": options.unit_delay_ms,
+        "notary_delay_ms": options.notary_delay_ms,
+        "backoff_ms": options.backoff_ms,
+        "stall_limit_ms": options.stall_limit_ms,
+    }
+    plans = [
+        genesis.SubnetPlan("nns", options.nns_nodes, True, **common),  # type: ignore[arg-type]
+        genesis.SubnetPlan(
+            "app", options.app_nodes, False, trusted_bundles=(sha256(journal),), **common  # type: ignore[arg-type]
+        ),
+    ]
+    count = options.nns_nodes + options.app_nodes
+    made = genesis.make(
+        plans,
+        package_hash[:40],
+        package_hash,
+        initializer.principal,
+        free_ports(3 * count),
+        time.time_ns(),
+    )
+    _write_identities(folder, initializer)
+    _write_nodes(folder, made, options)
+    plain = {
+        "root_key": made.root_key.hex(),
+        "journal": str(JOURNAL),
+        "subnets": [
+            {
+                "name": s.plan.name,
+                "id": str(s.id),
+                "nodes": [
+                    {
+                        "name": n.name,
+                        "id": str(n.node),
+                        "http_port": n.http_port,
+                        "orchestrator_port": n.orchestrator_port,
+                    }
+                    for n in s.nodes
+                ],
+            }
+            for s in made.subnets
+        ],
+        "genesis": made.batch().hex(),
+    }
+    (folder / "swarm.json").write_text(json.dumps(plain, indent=1))
+    return Swarm.load(folder)
+
+
+def _write_identities(folder: Path, initializer: Ed25519Key) -> None:
+    identities = folder / "identities"
+    identities.mkdir(exist_ok=True)
+    keys = {
+        "initializer": initializer,
+        "default": Ed25519Key(secrets.token_bytes(32)),
+        "council": Ed25519Key(secrets.token_bytes(32)),
+    }
+    for name, key in keys.items():
+        write_secret(identities / f"{name}.pem", key.to_pem())
+
+
+def write_secret(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def _write_nodes(folder: Path, made: genesis.Genesis, options: Options) -> None:
+    urls = [f"http://127.0.0.1:{n.http_port}" for n in made.nns.nodes]
+    delta = Delta(genesis.GENESIS_VERSION, encode_batch(tuple(made.mutations)))
+    for subnet in made.subnets:
+        for node in subnet.nodes:
+            home = folder / "nodes" / node.name
+            (home / "data").mkdir(parents=True)
+            write_secret(home / "keys.json", json.dumps(node.to_plain()).encode())
+            settings = {
+                "node_id": str(node.node),
+                "http_port": node.http_port,
+                "p2p_port": node.p2p_port,
+                "orchestrator_port": node.orchestrator_port,
+                "nns_urls": urls,
+                "root_key": made.root_key.hex(),
+                "releases": str((folder / "releases").resolve()),
+                "poll_ms": options.poll_ms,
+                "stable_age_ms": 2 * options.poll_ms + 400,
+            }
+            (home / "node.json").write_text(json.dumps(settings, indent=1))
+            LocalRegistry(home / "data" / "registry.journal", writable=True).append([delta])
+
+
+# --- bringing up -----------------------------------------------------------------------------
+
+
+def wait_for(what: str, condition: Callable[[], bool], timeout_s: float, every_s: float = 0.1) -> None:
+    """Raises: Unavailable when the condition does not come true in time."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            raise Unavailable(f"waited {timeout_s:.0f} s in vain for: {what}")
+        time.sleep(every_s)
+
+
+def is_up(agent: Agent, url: str) -> bool:
+    try:
+        return bool(agent.node_status(url)["certified_height"] > 0)
+    except ReprisError:
+        return False
+
+
+def initialize(swarm: Swarm, say: Say) -> None:
+    """Install the NNS canisters and the journal, and hand them to their controllers."""
+    key = swarm.identity("initializer")
+    nns, app = swarm.agent(swarm.nns, key), swarm.agent(swarm.app, key)
+    operator, council = swarm.identity("default"), swarm.identity("council")
+    for agent in (nns, app):
+        for url in agent.urls:
+            wait_for(f"{url} to certify a state", lambda u=url, a=agent: is_up(a, u), 60)  # type: ignore[misc]
+    say("subnets certify; installing the NNS canisters")
+    from nns.governance.actions import neuron_subaccount, staking_account
+
+    owners = (operator.principal, council.principal)
+    stakes = [(neuron_subaccount(p, 0), p) for p in owners]
+    accounts = [(staking_account(s), NEURON_STAKE_E8S) for s, _ in stakes]
+    accounts += [(v1.account_identifier(p), 10_000 * E8S) for p in owners]
+    genesis_batch = bytes.fromhex(json.loads((swarm.folder / "swarm.json").read_text())["genesis"])
+    arguments = {
+        "registry": {"mutations": [genesis_batch]},
+        "ledger": {
+            "minting_account": v1.account_identifier(GOVERNANCE),
+            "initial": [{"account": a, "e8s": e} for a, e in accounts],
+        },
+        "governance": {
+            "neurons": [
+                {
+                    "id": number,
+                    "controller": owner,
+                    "subaccount": subaccount,
+                    "stake_e8s": NEURON_STAKE_E8S,
+                    "dissolve_delay_seconds": SIX_MONTHS_S,
+                }
+                for number, (subaccount, owner) in enumerate(stakes, 1)
+            ],
+            "voting_period_seconds": 4 * 86_400,
+            "reject_cost_e8s": E8S,
+            "minimum_stake_e8s": E8S,
+            "minimum_dissolve_delay_to_vote_seconds": 3600,
+        },
+        "root": None,
+        "lifeline": None,
+    }
+    ids = {
+        "registry": REGISTRY,
+        "ledger": LEDGER,
+        "governance": GOVERNANCE,
+        "root": ROOT,
+        "lifeline": LIFELINE,
+    }
+    for name, id_ in ids.items():
+        guardian = LIFELINE if name == "root" else ROOT
+        install(nns, id_, name, arguments[name], [key.principal, guardian])
+        set_controllers(nns, id_, [guardian])
+    install(app, JOURNAL, "journal", None, [key.principal])
+    say("canisters are installed")
+
+
+def _manage(agent: Agent, entry: str, method: str, effective: CanisterId, value: object) -> None:
+    arg = candid.encode(MANAGEMENT.methods[entry].args, [value], MANAGEMENT)
+    agent.call(MANAGEMENT_CANISTER, method, arg, effective=effective)
+
+
+def install(
+    agent: Agent, id_: CanisterId, name: str, argument: object, controllers: list[Principal]
+) -> None:
+    """Create a canister under a given id and install a bundle of ours."""
+    code = bundles.build(folder_of_bundle(name))
+    interface = bundles.read(code).interface
+    create_arg = {
+        "amount": None, "settings": {"controllers": controllers}, "specified_id": id_,
+    }
+    try:
+        _manage(agent, "create", "provisional_create_canister_with_cycles", id_, create_arg)
+    except CallRejected as error:
+        if error.error_code != "IC0205":  # it is there: an earlier attempt got this far
+            raise
+    values = [argument] if interface.init else []
+    arg = candid.encode(interface.init, values, interface)
+    value = {"mode": {"install": None}, "canister_id": id_, "wasm_module": code, "arg": arg}
+    _manage(agent, "install", "install_code", id_, value)
+
+
+def set_controllers(agent: Agent, id_: CanisterId, controllers: list[Principal]) -> None:
+    value = {"canister_id": id_, "settings": {"controllers": controllers}}
+    _manage(agent, "settings", "update_settings", id_, value)
