@@ -1,0 +1,31 @@
+"""The phase clock of a drill: names, seconds, and a live line a phase."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Phases:
+    say: Callable[[str], None]
+    done: list[tuple[str, float, str]] = field(default_factory=list)
+    """Name, seconds, what was seen."""
+    on_phase: Callable[[str], None] = lambda _: None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[list[str]]:
+        """Time a phase; what the body appends to the list is shown beside it."""
+        notes: list[str] = []
+        start = time.monotonic()
+        self.on_phase(name)
+        yield notes
+        seconds = time.monotonic() - start
+        text = "; ".join(notes)
+        self.done.append((name, seconds, text))
+        self.say(f"  {name:<18} {seconds:6.1f} s   {text}")
+
+    def to_plain(self) -> list[dict[str, object]]:
+        return [{"name": n, "seconds": round(s, 3)} for n, s, _ in self.done]

@@ -1,0 +1,133 @@
+"""A client that never stops writing to the journal, and can prove afterwards what it was told."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from cli.lab.layout import Swarm
+from cli.lab.swarm import folder_of_bundle
+from replica.client.agent import Agent, CallRejected
+from replica.protocol import candid
+from replica.protocol.crypto.keys import Ed25519Key
+from replica.protocol.errors import NotVerified, ReprisError, Unavailable
+from replica.protocol.hashing import sha256
+
+JOURNAL = candid.parse((folder_of_bundle("journal") / "journal.did").read_text())
+PAGE = 500
+
+
+def encode(method: str, *values: Any) -> bytes:
+    return candid.encode(JOURNAL.methods[method].args, values, JOURNAL)
+
+
+def decode(method: str, raw: bytes) -> Any:
+    return candid.decode(JOURNAL.methods[method].results, raw, JOURNAL)[0]
+
+
+@dataclass
+class Writer:
+    """Appends one entry after another; every answer is verified against the root key."""
+
+    swarm: Swarm
+    key: Ed25519Key
+    pad: int = 0
+    """Extra characters per entry, to give the state some size."""
+    acknowledged: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Entries by our sequence number, as certified."""
+    retries: int = 0
+    fault: str = ""
+
+    def start(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        agent = self.swarm.agent(self.swarm.app, self.key)
+        agent.timeout_s = 4.0
+        sequence = 0
+        try:
+            while not self._stop.is_set():
+                text = f"entry {sequence} " + hashlib.sha256(str(sequence).encode()).hexdigest() * (
+                    self.pad // 64
+                )
+                arg = encode("append", {"sequence": sequence, "text": text})
+                raw = agent.call(
+                    self.swarm.journal, "append", arg, wait_s=200.0, on_retry=self._on_retry
+                )
+                self.acknowledged[sequence] = decode("append", raw)
+                sequence += 1
+        except (ReprisError, CallRejected) as error:
+            if not self._stop.is_set():
+                self.fault = str(error)
+
+    def _on_retry(self, _reason: str) -> None:
+        self.retries += 1
+        if self._stop.is_set():
+            raise Unavailable("stopped")
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(15)
+
+    @property
+    def count(self) -> int:
+        return len(self.acknowledged)
+
+
+def read_all(agent: Agent, swarm: Swarm) -> list[dict[str, Any]]:
+    """Read the whole journal from one node and check its chain up to the certified head.
+
+    Raises: NotVerified.
+    """
+    for _ in range(40):
+        entries: list[dict[str, Any]] = []
+        while True:
+            arg = encode("page", {"start": len(entries), "limit": PAGE})
+            page = decode("page", agent.query(swarm.journal, "page", arg))
+            entries += page
+            if len(page) < PAGE:
+                break
+        path = (b"canister", bytes(swarm.journal), b"certified_data")
+        status = decode("status", agent.query(swarm.journal, "status", encode("status")))
+        from replica.protocol import certificate
+
+        verified = certificate.verify(status["certificate"], swarm.root_key, swarm.journal)
+        if verified.leaf(*path) != status["head"]:
+            raise NotVerified("the journal's head is not the certified one")
+        heads = chain(entries)
+        if status["head"] in heads:
+            return entries
+        # The journal grew between the pages and the head: read on.
+    raise NotVerified("the journal's chain does not lead to its certified head")
+
+
+def chain(entries: list[dict[str, Any]]) -> list[bytes]:
+    """Recompute the hash chain; return the head after each entry. Raises: NotVerified."""
+    before, heads = bytes(32), [bytes(32)]
+    for number, entry in enumerate(entries):
+        own = sha256(bytes(entry["client"]))
+        before = sha256(
+            before + own + entry["sequence"].to_bytes(8, "big") + entry["text"].encode()
+        )
+        if entry["number"] != number or entry["hash"] != before:
+            raise NotVerified(f"the journal's chain breaks at entry {number}")
+        heads.append(before)
+    return heads
+
+
+def preserved(writer: Writer, entries: list[dict[str, Any]]) -> bool:
+    """Whether everything that was certified to the client is there, in order, once."""
+    own = [e for e in entries if bytes(e["client"]) == bytes(writer.key.principal)]
+    sequences = [e["sequence"] for e in own]
+    if sequences != sorted(set(sequences)):
+        return False
+    by_sequence = {e["sequence"]: e for e in own}
+    return all(
+        by_sequence.get(s, {}).get("hash") == told["hash"]
+        and by_sequence[s]["number"] == told["number"]
+        for s, told in writer.acknowledged.items()
+    )

@@ -1,0 +1,99 @@
+"""Is a subnet stalled, and why? Judged from what its nodes say and can prove."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from cli.lab.layout import NodeEntry, SubnetEntry
+from replica.client.agent import Agent
+from replica.client.local_registry import VersionedRecords
+from replica.protocol import artifacts
+from replica.protocol.crypto import bls
+from replica.protocol.errors import ReprisError
+from replica.protocol.ids import NodeId, Principal
+
+RUNNING, NO_QUORUM, CRASH_LOOP, DIVERGENCE, HALTED, REGISTRY_STALE, SLOW = (
+    "RUNNING",
+    "NO_QUORUM",
+    "CRASH_LOOP",
+    "DIVERGENCE",
+    "HALTED",
+    "REGISTRY_STALE",
+    "SLOW",
+)
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    node: NodeEntry
+    status: dict[str, Any] | None
+    """None: the node does not answer."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    cause: str
+    text: str
+    certified_height: int
+    shares: tuple[dict[str, Any], ...] = ()
+    """For DIVERGENCE: two signed shares that contradict each other, checked."""
+
+
+def look(subnet: SubnetEntry, agent: Agent) -> list[NodeReport]:
+    """Ask all nodes of a subnet at once."""
+
+    def ask(node: NodeEntry) -> NodeReport:
+        try:
+            return NodeReport(node, agent.node_status(node.http_url))
+        except ReprisError:
+            return NodeReport(node, None)
+
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        return list(pool.map(ask, subnet.nodes))
+
+
+def certified_height(reports: list[NodeReport]) -> int:
+    return max((r.status["certified_height"] for r in reports if r.status), default=0)
+
+
+def diagnose(subnet: SubnetEntry, reports: list[NodeReport], records: VersionedRecords) -> Diagnosis:
+    """Name the cause why certification does not move."""
+    height = certified_height(reports)
+    view = records.view(subnet.id, records.version)
+    answering = [r for r in reports if r.status]
+    if view.is_halted:
+        return Diagnosis(HALTED, "the registry has halted the subnet", height)
+    for report in answering:
+        assert report.status is not None
+        pair = report.status["divergence"]
+        if pair and all(share_is_valid(s, subnet, records) for s in pair):
+            a, b = pair
+            text = (
+                f"at height {a['height']} {Principal.from_text(a['signer']).short} signed state "
+                f"{a['root'][:12]}, {Principal.from_text(b['signer']).short} signed "
+                f"{b['root'][:12]}; both signatures hold"
+            )
+            return Diagnosis(DIVERGENCE, text, height, tuple(pair))
+    if len(answering) < view.quorum:
+        text = f"{len(answering)} of {len(reports)} nodes answer; {view.quorum} are needed"
+        return Diagnosis(NO_QUORUM, text, height)
+    stale = [r for r in answering if r.status and r.status["registry_version"] < records.version]
+    if len(answering) - len(stale) < view.quorum:
+        return Diagnosis(REGISTRY_STALE, "too many nodes have an old registry", height)
+    return Diagnosis(SLOW, "a quorum answers and agrees: the subnet is slow, not stuck", height)
+
+
+def share_is_valid(share: dict[str, Any], subnet: SubnetEntry, records: VersionedRecords) -> bool:
+    """Check a certification share against the signer's public share in the registry."""
+    package = records.registry_cup(subnet.id)
+    if package is None:
+        return False
+    transcript = package.summary.high
+    index = transcript.index_of(NodeId(Principal.from_text(share["signer"])))
+    if index is None:
+        return False
+    message = artifacts.certification_message(bytes.fromhex(share["root"]))
+    key = transcript.share_keys[index]
+    return bls.VERIFIER.verify_threshold(key, message, bytes.fromhex(share["signature"]))
