@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from replica.abi import bundle as bundles
-from replica.abi.tables import Table, decode_row, index_key, index_table
+from replica.abi.tables import decode_row, index_key, index_table
+from replica.client.folders import files, scan
 from replica.protocol import canonical, cbor, manifest
 from replica.protocol.errors import Malformed, NotVerified
 from replica.protocol.hashing import sha256
@@ -201,39 +201,21 @@ def _load_tables(folder: Path, canister: Canister, changes: Changes) -> None:
 # --- manifests of folders --------------------------------------------------------------------
 
 
-def files(folder: Path) -> Iterator[str]:
-    """Yield the relative paths of a folder's files."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            yield path.relative_to(folder).as_posix()
-
-
 def compute_manifest(
-    folder: Path,
-    base: tuple[Path, manifest.Manifest] | None = None,
-    version: int = manifest.VERSION,
-    chunk_bytes: int = manifest.CHUNK_BYTES,
+    folder: Path, base: tuple[Path, manifest.Manifest] | None = None
 ) -> manifest.Manifest:
-    """Compute a folder's manifest; files hard-linked from `base` keep their hashes."""
+    """Compute a checkpoint's manifest; files hard-linked from `base` keep their hashes."""
     known: dict[tuple[int, int], list[manifest.ChunkInfo]] = {}
-    if base is not None and base[1].version == version:
+    if base is not None:
         for info, chunks in zip(base[1].files, base[1].chunks_by_file()):
             status = os.stat(base[0] / info.path)
             known[(status.st_dev, status.st_ino)] = chunks
     scanned = []
     for path in files(folder):
         status = os.stat(folder / path)
-        chunks = known.get((status.st_dev, status.st_ino))
-        if chunks is None:
-            with open(folder / path, "rb") as file:
-                chunks = manifest.scan_file(
-                    0,
-                    status.st_size,
-                    lambda offset, size, f=file: os.pread(f.fileno(), size, offset),  # type: ignore[misc]
-                    chunk_bytes,
-                )
-        scanned.append((path, status.st_size, chunks))
-    return manifest.assemble(scanned, version)
+        found = known.get((status.st_dev, status.st_ino))
+        scanned.append((path, status.st_size, found if found is not None else scan(folder / path)))
+    return manifest.assemble(scanned)
 
 
 def sync_folder(folder: Path) -> None:
@@ -248,4 +230,4 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["Table", "Writer", "compute_manifest", "load", "remove", "sync_folder"]
+__all__ = ["Writer", "compute_manifest", "files", "load", "remove", "sync_folder"]

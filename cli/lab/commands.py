@@ -1,0 +1,132 @@
+"""`reprise swarm` and `reprise drill`."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cli import nns_client as nns
+from cli.lab import drills
+from cli.lab import swarm as lab
+from cli.lab.layout import Swarm
+from cli.output import say
+from replica.protocol.crypto.keys import Ed25519Key
+from replica.protocol.errors import Conflict, NotFound, Unavailable
+
+
+def _supervisor_pid(folder: Path) -> int | None:
+    """Return the pid of a running supervisor of this very folder."""
+    try:
+        pid = int((folder / "supervisor.pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except (OSError, ValueError):
+        return None
+    return pid if "cli.lab.supervisor" in command else None
+
+
+def swarm_up(folder: Path, nns_nodes: int, app_nodes: int, step: Callable[[str], None]) -> None:
+    folder = folder.resolve()
+    if _supervisor_pid(folder):
+        raise Conflict(f"a swarm runs in {folder} already; `reprise swarm down` stops it")
+    is_new = not (folder / "swarm.json").exists()
+    if is_new:
+        if folder.exists() and any(folder.iterdir()):
+            raise Conflict(f"{folder} is not empty and holds no swarm")
+        step(f"creating {nns_nodes} + {app_nodes} nodes in {folder}")
+        lab.create(folder, lab.Options(nns_nodes=nns_nodes, app_nodes=app_nodes))
+    with open(folder / "supervisor.log", "ab") as output:
+        subprocess.Popen(
+            [sys.executable, "-m", "cli.lab.supervisor", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    lab.wait_for("the supervisor", lambda: _supervisor_pid(folder) is not None, 15)
+    step("processes are started; waiting for certified states")
+    swarm = Swarm.load(folder)
+    if is_new:
+        lab.initialize(swarm, step)
+        _first_proposal(swarm)
+    else:
+        for subnet in swarm.subnets:
+            agent = swarm.agent(subnet)
+            for url in agent.urls:
+                lab.wait_for(f"{url}", lambda u=url, a=agent: lab.is_up(a, u), 60)  # type: ignore[misc]
+    step("healthy. Try: reprise node list · reprise proposal list · reprise drill list")
+
+
+def _first_proposal(swarm: Swarm) -> None:
+    """Leave something to vote on."""
+    council = swarm.agent(swarm.nns, swarm.identity("council"))
+    text = "This swarm is for learning. Vote on it: `reprise proposal vote 1 --yes`."
+    drills.patiently(
+        lambda: nns.propose_motion(council, nns.default_neuron(council), "A first motion", text)
+    )
+
+
+def swarm_down(folder: Path, keep: bool, step: Callable[[str], None]) -> None:
+    folder = folder.resolve()
+    if not (folder / "swarm.json").exists():
+        raise NotFound(f"no swarm in {folder}")
+    pid = _supervisor_pid(folder)
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + 30
+        while _supervisor_pid(folder) is not None:
+            if time.monotonic() > end:
+                raise Unavailable(f"the supervisor (pid {pid}) does not stop")
+            time.sleep(0.1)
+    if not keep:
+        shutil.rmtree(folder)
+    step("stopped" + ("" if keep else f"; {folder} removed"))
+
+
+def identity_new(folder: Path, name: str) -> None:
+    Swarm.load(folder)
+    path = folder / "identities" / f"{name}.pem"
+    if path.exists():
+        raise Conflict(f"the identity {name} exists already")
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise NotFound("an identity's name has letters, digits, - and _")
+    key = Ed25519Key(secrets.token_bytes(32))
+    lab.write_secret(path, key.to_pem())
+    sys.stdout.write(f"{key.principal}\n")
+
+
+def drill_run(
+    name: str, nns_nodes: int, as_json: bool, keep: Path | None, kill_offset: int | None
+) -> int:
+    """Return the exit status."""
+    if name not in drills.SCENARIOS:
+        raise NotFound(f"no scenario {name}; `reprise drill list` shows them")
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise Conflict(f"{keep} is not empty")
+    _, what, budget = drills.SCENARIOS[name]
+    say(f"drill {name}: {what}")
+    keep = keep.resolve() if keep is not None else None
+    options = lab.Options(nns_nodes=nns_nodes)
+    outcome = drills.run(name, options, say, keep, kill_offset)
+    within = kill_offset is not None or outcome.rto_seconds <= budget
+    say(
+        f"{outcome.outcome}: RTO {outcome.rto_seconds:.1f} s (budget {budget:.0f} s), state "
+        f"{'preserved' if outcome.state_preserved else 'NOT preserved'}"
+        + (f"; {outcome.error}" if outcome.error else "")
+    )
+    plain = {k: v for k, v in vars(outcome).items() if v not in ("", []) or k == "proposal_ids"}
+    if as_json:
+        sys.stdout.write(json.dumps(plain) + "\n")
+    else:
+        sys.stdout.write(
+            f"outcome: {outcome.outcome}\nstate_preserved: "
+            f"{str(outcome.state_preserved).lower()}\nrto_seconds: {outcome.rto_seconds}\n"
+        )
+    return 0 if outcome.outcome == "recovered" and within else 1

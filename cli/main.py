@@ -1,0 +1,513 @@
+"""The `reprise` command. Only declarations here: each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.output import emit, errors, progress, say, show
+
+app = typer.Typer(
+    help="Governance and disaster recovery for replicated state machines.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def group(name: str, text: str) -> typer.Typer:
+    made = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(made, name=name)
+    return made
+
+
+swarm_app = group("swarm", "A local swarm of real processes.")
+drill_app = group("drill", "Disasters, rehearsed.")
+identity_app = group("identity", "Keys that sign requests.")
+subnet_app = group("subnet", "Subnets: list, look at, halt.")
+node_app = group("node", "Nodes: list, look at.")
+registry_app = group("registry", "The NNS registry, certified.")
+proposal_app = group("proposal", "Proposals: list, submit, verify, vote.")
+neuron_app = group("neuron", "Neurons: list, look at, stake.")
+canister_app = group("canister", "Calls and queries to canisters.")
+recover_app = group("recover", "Recovering what is stuck.")
+recover_subnet_app = typer.Typer(
+    help="Recover a subnet through a proposal.", no_args_is_help=True, rich_markup_mode=None
+)
+recover_app.add_typer(recover_subnet_app, name="subnet")
+cup_app = group("cup", "Catch-up packages.")
+certificate_app = group("certificate", "Certificates of any subnet.")
+checkpoint_app = group("checkpoint", "Checkpoints and their manifests.")
+
+Folder = Annotated[
+    Path, typer.Option("--swarm", envvar="REPRISE_SWARM", help="Folder of the local swarm.")
+]
+Output = Annotated[
+    str, typer.Option("--output", "-o", help="table, json, ndjson or id.", metavar="FORMAT")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Identity = Annotated[
+    str, typer.Option("--identity", envvar="REPRISE_IDENTITY", help="Who signs the request.")
+]
+HERE = Path(".reprise")
+
+
+# --- swarm -----------------------------------------------------------------------------------
+
+
+@swarm_app.command("up")
+def swarm_up(
+    folder: Folder = HERE,
+    nns_nodes: Annotated[int, typer.Option(help="Nodes of the NNS subnet.", min=1)] = 1,
+    app_nodes: Annotated[int, typer.Option(help="Nodes of the application subnet.", min=1)] = 4,
+) -> None:
+    """Start a local swarm and return when it is healthy."""
+    with errors():
+        from cli.lab import commands
+
+        commands.swarm_up(folder, nns_nodes, app_nodes, progress("swarm"))
+
+
+@swarm_app.command("status")
+def swarm_status(folder: Folder = HERE, output: Output = "table") -> None:
+    """Show every node of the swarm."""
+    node_list(folder, output)
+
+
+@swarm_app.command("down")
+def swarm_down(
+    folder: Folder = HERE,
+    keep: Annotated[bool, typer.Option(help="Keep the folder and its data.")] = False,
+) -> None:
+    """Stop all processes of the swarm and remove its folder."""
+    with errors():
+        from cli.lab import commands
+
+        commands.swarm_down(folder, keep, progress("swarm"))
+
+
+# --- drill -----------------------------------------------------------------------------------
+
+
+@drill_app.command("list")
+def drill_list(output: Output = "table") -> None:
+    """List the scenarios."""
+    with errors():
+        from cli.lab import drills
+
+        rows = [
+            {"name": name, "rto_budget_s": budget, "what": what}
+            for name, (_, what, budget) in drills.SCENARIOS.items()
+        ]
+        emit(rows, output, key="name", columns=["name", "rto_budget_s", "what"])
+
+
+@drill_app.command("run")
+def drill_run(
+    name: str,
+    nns_nodes: Annotated[int, typer.Option(help="Nodes of the NNS subnet.", min=1)] = 1,
+    json_: Json = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="Run in this new folder and leave it for inspection.")
+    ] = None,
+    kill_offset: Annotated[
+        int | None, typer.Option(hidden=True, help="Kill one process in every phase.")
+    ] = None,
+) -> None:
+    """Run a scenario on a fresh swarm; exit 1 when it fails or exceeds its budget."""
+    with errors():
+        from cli.lab import commands
+
+        raise SystemExit(commands.drill_run(name, nns_nodes, json_, keep, kill_offset))
+
+
+# --- identity --------------------------------------------------------------------------------
+
+
+@identity_app.command("list")
+def identity_list(folder: Folder = HERE, output: Output = "table") -> None:
+    """List the swarm's identities and their principals."""
+    with errors():
+        from cli import context
+
+        found = context.swarm(folder)
+        names = sorted(p.stem for p in (folder / "identities").glob("*.pem"))
+        rows = [{"name": n, "principal": str(found.identity(n).principal)} for n in names]
+        emit(rows, output, key="name", columns=["name", "principal"])
+
+
+@identity_app.command("new")
+def identity_new(name: str, folder: Folder = HERE) -> None:
+    """Make a new Ed25519 identity."""
+    with errors():
+        from cli.lab import commands
+
+        commands.identity_new(folder, name)
+
+
+# --- subnet and node -------------------------------------------------------------------------
+
+
+@subnet_app.command("list")
+def subnet_list(folder: Folder = HERE, output: Output = "table") -> None:
+    """List the subnets in the registry."""
+    with errors():
+        from cli import views
+
+        columns = ["name", "id", "type", "nodes", "certified", "state"]
+        emit(views.subnets(folder), output, key="id", columns=columns)
+
+
+@subnet_app.command("show")
+def subnet_show(subnet: str, folder: Folder = HERE, output: Output = "table") -> None:
+    """Show a subnet's registry record."""
+    with errors():
+        from cli import views
+
+        show(views.subnet_record(folder, subnet), output)
+
+
+@subnet_app.command("status")
+def subnet_status(subnet: str, folder: Folder = HERE, output: Output = "table") -> None:
+    """Say whether a subnet makes progress, and if not, why."""
+    with errors():
+        from cli import views
+
+        show(views.diagnosis(folder, subnet), output)
+
+
+@subnet_app.command("halt")
+def subnet_halt(
+    subnet: str,
+    folder: Folder = HERE,
+    identity: Identity = "default",
+    neuron: Annotated[int | None, typer.Option(help="Default: the one with most stake.")] = None,
+) -> None:
+    """Propose to halt a subnet (SetSubnetOperationalLevel)."""
+    with errors():
+        from cli import actions
+
+        actions.halt(folder, subnet, identity, neuron)
+
+
+@node_app.command("list")
+def node_list(folder: Folder = HERE, output: Output = "table") -> None:
+    """List all nodes with their heights."""
+    with errors():
+        from cli import context
+
+        columns = [
+            "name", "subnet", "status", "finalized", "certified", "cup", "registry",
+            "state_digest", "url",
+        ]
+        rows = context.status_rows(context.swarm(folder))
+        emit(rows, output, key="id", columns=columns)
+
+
+@node_app.command("show")
+def node_show(node: str, folder: Folder = HERE, output: Output = "table") -> None:
+    """Show a node's record and addresses."""
+    with errors():
+        from cli import views
+
+        show(views.node(folder, node), output)
+
+
+@node_app.command("status")
+def node_status(node: str, folder: Folder = HERE, output: Output = "table") -> None:
+    """Show what a node's replica and orchestrator say of themselves."""
+    with errors():
+        from cli import views
+
+        show(views.node_status(folder, node), output)
+
+
+# --- registry --------------------------------------------------------------------------------
+
+
+@registry_app.command("get")
+def registry_get(
+    key: str,
+    folder: Folder = HERE,
+    version: Annotated[int | None, typer.Option(help="As of this version.")] = None,
+    raw: Annotated[bool, typer.Option(help="Print the value's bytes as hex only.")] = False,
+    output: Output = "table",
+) -> None:
+    """Show a key's value, fetched with its certificate and decoded."""
+    with errors():
+        from cli import views
+
+        found = views.registry_value(folder, key, version)
+        if raw:
+            sys.stdout.write(found["value"].hex() + "\n")
+        else:
+            show(found, output)
+
+
+@registry_app.command("history")
+def registry_history(
+    key: Annotated[str | None, typer.Argument(help="Default: all keys.")] = None,
+    folder: Folder = HERE,
+    output: Output = "table",
+) -> None:
+    """List the versions of a key, or all versions."""
+    with errors():
+        from cli import views
+
+        rows = views.registry_history(folder, key)
+        emit(rows, output, key="version", columns=["version", "key", "bytes", "what"])
+
+
+# --- proposals and neurons -------------------------------------------------------------------
+
+
+@proposal_app.command("list")
+def proposal_list(folder: Folder = HERE, output: Output = "table") -> None:
+    """List proposals, newest first."""
+    with errors():
+        from cli import views
+
+        columns = ["id", "status", "topic", "yes", "no", "total", "title"]
+        emit(views.proposals(folder), output, key="id", columns=columns)
+
+
+@proposal_app.command("show")
+def proposal_show(proposal: int, folder: Folder = HERE, output: Output = "table") -> None:
+    """Show a proposal with its decoded payload."""
+    with errors():
+        from cli import views
+
+        show(views.proposal(folder, proposal), output)
+
+
+@proposal_app.command("verify")
+def proposal_verify(proposal: int, folder: Folder = HERE, output: Output = "table") -> None:
+    """Re-derive what a recovery proposal claims, before voting; exit 7 when it does not hold."""
+    with errors():
+        from cli import views
+
+        show(views.verify_proposal(folder, proposal), output)
+
+
+@proposal_app.command("submit")
+def proposal_submit(
+    title: Annotated[str, typer.Option(help="5 to 256 bytes.")],
+    motion: Annotated[str, typer.Option(help="Text of the motion.")],
+    folder: Folder = HERE,
+    identity: Identity = "default",
+    neuron: Annotated[int | None, typer.Option(help="Default: the one with most stake.")] = None,
+) -> None:
+    """Submit a motion. (Recoveries: `reprise recover subnet propose`.)"""
+    with errors():
+        from cli import actions
+
+        actions.submit_motion(folder, title, motion, identity, neuron)
+
+
+@proposal_app.command("vote")
+def proposal_vote(
+    proposal: int,
+    yes: Annotated[bool, typer.Option("--yes/--no", help="The vote.")],
+    folder: Folder = HERE,
+    identity: Identity = "default",
+    neuron: Annotated[int | None, typer.Option(help="Default: the one with most stake.")] = None,
+) -> None:
+    """Cast a neuron's vote."""
+    with errors():
+        from cli import actions
+
+        actions.vote(folder, proposal, yes, identity, neuron)
+
+
+@neuron_app.command("list")
+def neuron_list(
+    folder: Folder = HERE, identity: Identity = "default", output: Output = "table"
+) -> None:
+    """List the identity's neurons."""
+    with errors():
+        from cli import views
+
+        columns = ["id", "stake_icp", "state", "dissolve_delay_s", "voting_power"]
+        emit(views.neurons(folder, identity), output, key="id", columns=columns)
+
+
+@neuron_app.command("show")
+def neuron_show(neuron: int, folder: Folder = HERE, output: Output = "table") -> None:
+    """Show what everybody may see of a neuron."""
+    with errors():
+        from cli import views
+
+        show(views.neuron(folder, neuron), output)
+
+
+@neuron_app.command("stake")
+def neuron_stake(
+    amount: Annotated[float, typer.Argument(help="In tokens, such as 12.5.")],
+    folder: Folder = HERE,
+    identity: Identity = "default",
+    memo: Annotated[int, typer.Option(help="Numbers this identity's neurons.")] = 1,
+) -> None:
+    """Transfer tokens to a new neuron and claim it."""
+    with errors():
+        from cli import actions
+
+        actions.stake(folder, amount, identity, memo)
+
+
+# --- canisters -------------------------------------------------------------------------------
+
+
+@canister_app.command("call")
+def canister_call(
+    canister: str,
+    method: str,
+    arg: Annotated[str, typer.Argument(help="Arguments as JSON, such as '[{\"a\": 1}]'.")] = "[]",
+    folder: Folder = HERE,
+    identity: Identity = "default",
+) -> None:
+    """Call a method and print its certified answer."""
+    with errors():
+        from cli import actions
+
+        actions.canister(folder, canister, method, arg, identity, query=False)
+
+
+@canister_app.command("query")
+def canister_query(
+    canister: str,
+    method: str,
+    arg: Annotated[str, typer.Argument(help="Arguments as JSON.")] = "[]",
+    folder: Folder = HERE,
+    identity: Identity = "default",
+) -> None:
+    """Ask one node; fast, but not certified."""
+    with errors():
+        from cli import actions
+
+        actions.canister(folder, canister, method, arg, identity, query=True)
+
+
+@canister_app.command("status")
+def canister_status(canister: str, folder: Folder = HERE, output: Output = "table") -> None:
+    """Show a canister's certified module hash and controllers."""
+    with errors():
+        from cli import views
+
+        show(views.canister(folder, canister), output)
+
+
+# --- recovery --------------------------------------------------------------------------------
+
+
+@recover_subnet_app.command("plan")
+def recover_plan(
+    subnet: str,
+    folder: Folder = HERE,
+    out: Annotated[Path, typer.Option(help="Where the plan is written.")] = Path("plan.json"),
+    output: Output = "table",
+) -> None:
+    """Gather evidence of a halted subnet, judge it, dry-run the change, write a plan."""
+    with errors():
+        from cli import actions
+
+        show(actions.plan(folder, subnet, out), output)
+
+
+@recover_subnet_app.command("propose")
+def recover_propose(
+    plan: Annotated[Path, typer.Argument(help="The plan's file.")] = Path("plan.json"),
+    folder: Folder = HERE,
+    identity: Identity = "default",
+    neuron: Annotated[int | None, typer.Option(help="Default: the one with most stake.")] = None,
+) -> None:
+    """File the recovery proposal of a plan."""
+    with errors():
+        from cli import actions
+
+        actions.propose(folder, plan, identity, neuron)
+
+
+@recover_subnet_app.command("status")
+def recover_status(subnet: str, folder: Folder = HERE, output: Output = "table") -> None:
+    """Show how far a recovery is: registry, CUP, nodes."""
+    with errors():
+        from cli import views
+
+        show(views.recovery_status(folder, subnet), output)
+
+
+# --- artefacts that anyone can check ---------------------------------------------------------
+
+
+@cup_app.command("show")
+def cup_show(
+    source: Annotated[str, typer.Argument(help="A file, or a node's name.")],
+    folder: Folder = HERE,
+    output: Output = "table",
+) -> None:
+    """Show a catch-up package."""
+    with errors():
+        from cli import artefacts
+
+        show(artefacts.describe_cup(artefacts.read_cup(source, folder)), output)
+
+
+@cup_app.command("verify")
+def cup_verify(
+    source: Annotated[str, typer.Argument(help="A file, or a node's name.")],
+    key: Annotated[
+        str | None, typer.Option(help="The subnet's key in hex (DER); default: the registry's.")
+    ] = None,
+    folder: Folder = HERE,
+) -> None:
+    """Check a catch-up package's signature; exit 7 when it does not hold."""
+    with errors():
+        from cli import artefacts
+
+        artefacts.verify_cup(source, key, folder)
+
+
+@certificate_app.command("verify")
+def certificate_verify(
+    file: Path,
+    root_key: Annotated[str, typer.Option("--root-key", help="Root key in hex (DER).")],
+    canister: Annotated[
+        str | None, typer.Option(help="Demand that the subnet is responsible for this canister.")
+    ] = None,
+    output: Output = "table",
+) -> None:
+    """Check a CBOR certificate of any network; exit 7 for anything that is not a valid one."""
+    with errors():
+        from cli import artefacts
+
+        show(artefacts.verify_certificate(file, root_key, canister), output)
+
+
+@checkpoint_app.command("manifest")
+def checkpoint_manifest(
+    folder: Path,
+    version: Annotated[int, typer.Option(help="Manifest version.", min=0, max=3)] = 3,
+    chunk_bytes: Annotated[int, typer.Option(help="Bytes per chunk.", min=1)] = 1 << 20,
+    output: Output = "table",
+) -> None:
+    """Compute the root hash of any folder's manifest."""
+    with errors():
+        from cli import artefacts
+
+        show(artefacts.manifest_of(folder, version, chunk_bytes), output)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
+
+
+__all__ = ["app", "main", "say"]

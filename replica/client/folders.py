@@ -1,0 +1,38 @@
+"""Manifests of folders on disk: one place for the replica and for whoever checks it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from replica.protocol import manifest
+
+
+def files(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of a folder's files."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield path.relative_to(folder).as_posix()
+
+
+def scan(path: Path, chunk_bytes: int = manifest.CHUNK_BYTES) -> list[manifest.ChunkInfo]:
+    """Hash one file's chunks."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(descriptor).st_size
+        return manifest.scan_file(
+            0, size, lambda offset, count: os.pread(descriptor, count, offset), chunk_bytes
+        )
+    finally:
+        os.close(descriptor)
+
+
+def manifest_of(
+    folder: Path, version: int = manifest.VERSION, chunk_bytes: int = manifest.CHUNK_BYTES
+) -> manifest.Manifest:
+    scanned = [
+        (path, os.stat(folder / path).st_size, scan(folder / path, chunk_bytes))
+        for path in files(folder)
+    ]
+    return manifest.assemble(scanned, version)
