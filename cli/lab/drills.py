@@ -420,8 +420,8 @@ def node_catch_up(drill: Drill) -> Outcome:
     swarm, phases, app = drill.swarm, drill.phases, drill.swarm.app
     with phases.phase("swarm up") as notes:
         drill.up()
+        _fill(drill, 400)
         lab.wait_for("a first signed CUP", lambda: _signed_cup(drill) > 0, 60)
-        lab.wait_for("a journal of some size", lambda: drill.writer.count >= 80, 60)
         notes.append(_settings(drill))
     before = drill.certified_height(app)
     node = app.nodes[3]
@@ -487,6 +487,19 @@ def _case(
         "signs_again": True,
         "subnet_never_stopped": at_stop < at_end and (at_start > at_stop or name == "restarted"),
     }
+
+
+def _fill(drill: Drill, count: int) -> None:
+    """Let several clients write until the journal has some size."""
+    clients = [
+        workload.Writer(drill.swarm, Ed25519Key(secrets.token_bytes(32)), pad=512)
+        for _ in range(8)
+    ]
+    for client in clients:
+        client.start()
+    lab.wait_for("a journal of some size", lambda: sum(c.count for c in clients) >= count, 90)
+    for client in clients:
+        client.stop()
 
 
 def _two_cups(drill: Drill) -> None:

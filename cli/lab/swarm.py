@@ -64,7 +64,7 @@ Say = Callable[[str], None]
 class Options:
     nns_nodes: int = 1
     app_nodes: int = 4
-    interval_blocks: int = 40
+    interval_blocks: int = 100
     """Heights from one CUP to the next."""
     notary_delay_ms: int = 40
     unit_delay_ms: int = 400

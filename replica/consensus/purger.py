@@ -28,8 +28,9 @@ def make(reader: Reader) -> list[Mutation]:
     chain, pool = reader.chain, reader.pool
     finalized, cup = chain.finalized_height, chain.cup.height
     executed = reader.context.state.latest_height
+    kept = max(CHAIN_LENGTH_MIN, chain.cup.summary.interval_length + 1)
     wanted = [
-        (Height(cup - CHAIN_LENGTH_MIN), LONG_LIVED, True, True),
+        (Height(cup - kept), LONG_LIVED, True, True),
         (Height(finalized + 1), ROUND, True, False),
         (Height(min(finalized, executed) + 1), (TapeShare,), True, False),
         (cup, (Cup,), True, False),

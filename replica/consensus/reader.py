@@ -31,7 +31,8 @@ from replica.protocol.ids import Height, NodeId, SubnetId
 GAP_MAX = 70
 """Notarization stops when certification or the next CUP lags this far behind."""
 CHAIN_LENGTH_MIN = 50
-"""Heights kept below the CUP, so that a peer slightly behind can replay instead of syncing."""
+"""Heights kept below the CUP, so that a peer slightly behind can replay instead of syncing; a whole
+interval when that is longer."""
 SLOW_CERTIFICATION_NS = 2_000_000_000
 BACKOFF_NUMERATOR, BACKOFF_DENOMINATOR = 3, 2
 CUP_HOLD_BACK_NS = 10_000_000_000

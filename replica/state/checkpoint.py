@@ -1,10 +1,11 @@
 """Checkpoints: the state as immutable files, a function of logical state alone.
 
-    system.cbor  ingress.cbor
+    system.cbor  ingress/<expiry>.cbor
     canisters/<id>/canister.cbor  bundle.zip  tables/<table>/<bucket>.rows
 
 Rows are packed in buckets whose borders depend on the keys present (a key opens a bucket when the
-first byte of its hash is zero), so one changed row changes one file. No file holds the height, so
+first byte of its hash is below 4: 64 rows on average), so one changed row changes one file. Users'
+requests are packed by the ten seconds in which they expire. No file holds the height, so
 a checkpoint can be adopted under another one. Unchanged files are hard-linked from the checkpoint
 before. Written aside, synced, renamed: a checkpoint that has its name is whole.
 """
@@ -15,6 +16,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from replica.abi import bundle as bundles
 from replica.abi.tables import decode_row, index_key, index_table
@@ -28,10 +30,11 @@ from replica.state.rows import Changes, RowStore
 from replica.state.state import Snapshot
 
 FIRST = "first"
+INGRESS_SPAN_NS = 10_000_000_000
 
 
 def is_border(key: bytes) -> bool:
-    return sha256(key)[0] == 0
+    return sha256(key)[0] < 4
 
 
 def bucket_name(border: bytes | None) -> str:
@@ -66,8 +69,12 @@ class Writer:
     def write(self, snapshot: Snapshot, rows: RowStore, dirty: dict[str, set[bytes]]) -> None:
         """`dirty`: keys changed since the base checkpoint, by qualified table name."""
         self._put("system.cbor", canonical.encode(snapshot.system))
-        ingress = [[i, canonical.pack(s)] for i, s in sorted(snapshot.ingress.items())]
-        self._put("ingress.cbor", cbor.dumps(ingress))
+        spans: dict[int, list[Any]] = {}
+        for id_, status in sorted(snapshot.ingress.items()):
+            span = spans.setdefault(status.expiry_ns // INGRESS_SPAN_NS, [])
+            span.append([id_, canonical.pack(status)])
+        for number, span in sorted(spans.items()):
+            self._put(f"ingress/{number:016x}.cbor", cbor.dumps(span))
         for id_ in sorted(snapshot.canisters):
             self._canister(snapshot.canisters[id_], rows, dirty)
 
@@ -158,7 +165,11 @@ def load(folder: Path, height: Height) -> tuple[Snapshot, Changes]:
     """
     try:
         system = canonical.decode(System, (folder / "system.cbor").read_bytes())
-        ingress_plain = cbor.loads((folder / "ingress.cbor").read_bytes())
+        ingress: dict[bytes, IngressStatus] = {}
+        spans = folder / "ingress"
+        for name in sorted(os.listdir(spans)) if spans.is_dir() else []:
+            for id_, status in cbor.loads((spans / name).read_bytes(), bytes_max=1 << 30):
+                ingress[id_] = canonical.unpack(IngressStatus, status)
         canisters: dict[CanisterId, Canister] = {}
         changes: Changes = {}
         root = folder / "canisters"
@@ -169,8 +180,7 @@ def load(folder: Path, height: Height) -> tuple[Snapshot, Changes]:
                 _load_tables(root / name / "tables", canister, changes)
     except FileNotFoundError as error:
         raise Malformed(f"the checkpoint misses {error.filename}") from error
-    ingress = {i: canonical.unpack(IngressStatus, s) for i, s in ingress_plain}
-    return Snapshot(height, system, canisters, ingress), changes
+    return Snapshot(height, system, canisters, dict(sorted(ingress.items()))), changes
 
 
 def _load_canister(folder: Path) -> Canister:

@@ -421,7 +421,7 @@ class World:
         elif isinstance(effect, d.AdoptCup):
             self.checker.adopted(node, effect.package)
             node.package = effect.package
-            floor = effect.package.height - 50
+            floor = effect.package.height - max(50, self.plan.interval + 1)
             node.durable = {a: None for a in node.durable if a.height >= floor}
         elif isinstance(effect, d.FetchState):
             self._fetch(node, effect)
