@@ -48,9 +48,7 @@ def halt(folder: Path, subnet: str, identity: str, neuron: int | None) -> None:
     _told(made, agent)
 
 
-def submit_motion(
-    folder: Path, title: str, motion: str, identity: str, neuron: int | None
-) -> None:
+def submit_motion(folder: Path, title: str, motion: str, identity: str, neuron: int | None) -> None:
     agent, number = _proposer(folder, identity, neuron)
     _told(nns.propose_motion(agent, number, title, motion), agent)
 
@@ -72,9 +70,7 @@ def stake(folder: Path, amount: float, identity: str, memo: int) -> None:
     sys.stdout.write(f"{number}\n")
 
 
-def canister(
-    folder: Path, text: str, method: str, arg: str, identity: str, *, query: bool
-) -> None:
+def canister(folder: Path, text: str, method: str, arg: str, identity: str, *, query: bool) -> None:
     """Call or query with JSON arguments, typed by the canister's .did where it is known."""
     found = context.swarm(folder)
     id_ = Principal.from_text(views.resolve_canister(folder, text))

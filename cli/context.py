@@ -1,4 +1,4 @@
-"""What every command starts from: the swarm, the identity, agents. Imported inside commands only."""
+"""What every command starts from: the swarm, the identity, agents. Imported late."""
 
 from __future__ import annotations
 

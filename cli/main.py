@@ -1,4 +1,4 @@
-"""The `reprise` command. Only declarations here: each command imports what it needs when it runs."""
+"""The `reprise` command. Only declarations: a command imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -201,8 +201,15 @@ def node_list(folder: Folder = HERE, output: Output = "table") -> None:
         from cli import context
 
         columns = [
-            "name", "subnet", "status", "finalized", "certified", "cup", "registry",
-            "state_digest", "url",
+            "name",
+            "subnet",
+            "status",
+            "finalized",
+            "certified",
+            "cup",
+            "registry",
+            "state_digest",
+            "url",
         ]
         rows = context.status_rows(context.swarm(folder))
         emit(rows, output, key="id", columns=columns)

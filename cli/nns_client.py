@@ -172,7 +172,7 @@ def proposal_info(agent: Agent, proposal: int) -> dict[str, Any]:
 
 
 def list_proposals(agent: Agent, limit: int = 100) -> list[dict[str, Any]]:
-    arg = {
+    arg: dict[str, Any] = {
         "include_reward_status": [],
         "before_proposal": None,
         "limit": limit,

@@ -133,7 +133,7 @@ def registry_value(folder: Path, key: str, version: int | None) -> dict[str, Any
     records = context.records(context.swarm(folder))
     found = records.get_versioned(key, version)
     if found is None:
-        near = [k for k in records.keys() if k.startswith(key[:12])][:3]
+        near = records.keys(key[:12])[:3]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise NotFound(f"the registry has no {key}{hint}")
     value, at = found
@@ -201,8 +201,11 @@ def proposal(folder: Path, number: int) -> dict[str, Any]:
     else:
         out["action"] = action
     out["ballots"] = [
-        {"neuron": b["0"], "vote": {0: "none", 1: "yes", 2: "no"}[b["1"]["vote"]],
-         "voting_power": b["1"]["voting_power"]}
+        {
+            "neuron": b["0"],
+            "vote": {0: "none", 1: "yes", 2: "no"}[b["1"]["vote"]],
+            "voting_power": b["1"]["voting_power"],
+        }
         for b in info["ballots"]
     ]
     return out

@@ -127,7 +127,9 @@ def make(
         nodes = [_make_node(f"{plan.name}-{i}") for i in range(plan.nodes)]
         for node in nodes:
             node.http_port, node.p2p_port, node.orchestrator_port = (
-                next(remaining), next(remaining), next(remaining),
+                next(remaining),
+                next(remaining),
+                next(remaining),
             )
         subnets.append((plan, nodes))
     mutations: list[Mutation] = []

@@ -113,24 +113,22 @@ class Orchestrator:
             log(f"stops the replica: {action.reason}")
             self.process.stop()
         elif isinstance(action, StartReplica):
-            package = self.cups.local()
-            assert package is not None, "a CUP is stored before the replica starts"
+            local = self.cups.local()
+            assert local is not None, "a CUP is stored before the replica starts"
             try:
                 folder = self.release_folder(action.version)
             except ReprisError as error:
                 self._act(Report(str(error)))
                 return
-            log(f"starts release {action.version[:12]} at CUP {package.height}")
-            self.process.start(folder, action.version, package.epoch)
+            log(f"starts release {action.version[:12]} at CUP {local.height}")
+            self.process.start(folder, action.version, local.epoch)
         elif action.text != self.last_report:
             self.last_report = action.text
             log(action.text)
 
     def release_folder(self, version: str) -> Path:
         """Return the folder of a release, named by the SHA-256 that the registry has elected."""
-        record = parse(
-            pb.ReplicaVersionRecord, self.records.need(keys.replica_version(version))
-        )
+        record = parse(pb.ReplicaVersionRecord, self.records.need(keys.replica_version(version)))
         folder = self.settings.releases / record.release_package_sha256_hex
         if not folder.is_dir():
             raise Unavailable(f"the release {version} is not in {folder.parent}")

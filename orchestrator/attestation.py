@@ -85,8 +85,11 @@ class Attestor:
                 str(self.settings.data / "replay"),
             ],
             cwd=release,
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(release),
-                 "PYTHONDONTWRITEBYTECODE": "1"},
+            env={
+                "PATH": os.environ.get("PATH", ""),
+                "PYTHONPATH": str(release),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
             capture_output=True,
             timeout=REPLAY_S_MAX,
         )

@@ -1,7 +1,7 @@
 """`python -m replica`: run a replica, or replay finalized blocks offline.
 
-    python -m replica run --node DIR --replica-version V
-    python -m replica replay --node DIR --height R --out DIR
+python -m replica run --node DIR --replica-version V
+python -m replica replay --node DIR --height R --out DIR
 """
 
 from __future__ import annotations

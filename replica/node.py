@@ -22,13 +22,13 @@ from replica.certification.state_tree import SubnetEntry, Topology
 from replica.client import local_registry as keys
 from replica.client.local_registry import LocalRegistry, SubnetRegistry
 from replica.consensus import driver as consensus
-from replica.consensus.reader import Context, SecretKeys, Status
+from replica.consensus.reader import Context, Reader, SecretKeys, Status
 from replica.execution.ingress import IngressPool
 from replica.execution.management import Policy
 from replica.execution.state_manager import StateFault, StateManager, Surroundings
 from replica.p2p import wire
 from replica.p2p.transport import Handlers, Peer, Transport
-from replica.protocol import artifacts, cup, envelope
+from replica.protocol import artifacts, canonical, cup, envelope
 from replica.protocol.artifacts import Artifact, Certification, Finalization
 from replica.protocol.crypto import bls
 from replica.protocol.errors import ReprisError, Unavailable
@@ -218,12 +218,8 @@ class Replica:
         out = []
         for node in view.members:
             record = parse(pb.NodeRecord, self.records.need(keys.node_record(node)))
-            certificate = parse(
-                pb.X509PublicKeyCert, self.records.need(keys.tls_certificate(node))
-            )
-            out.append(
-                Peer(node, record.p2p.ip_addr, record.p2p.port, certificate.certificate_der)
-            )
+            certificate = parse(pb.X509PublicKeyCert, self.records.need(keys.tls_certificate(node)))
+            out.append(Peer(node, record.p2p.ip_addr, record.p2p.port, certificate.certificate_der))
         return out
 
     async def run(self) -> None:
@@ -434,7 +430,7 @@ class Replica:
         reader = self.driver.reader(self.clock())
         chain = self.driver.chain
         tip = chain.finalized_tip.block
-        certification_reader = consensus.Reader(
+        certification_reader = Reader(
             self.driver.context, self.driver.certifications, chain, self.clock()
         )
         pair = certifier.divergence(certification_reader)
@@ -486,7 +482,7 @@ class Replica:
             entry = self.driver.chain.blocks.get(final.block)
             if entry is not None:
                 out["finalization"] = artifacts.encode(final)
-                out["block"] = artifacts.canonical.encode(entry.block)
+                out["block"] = canonical.encode(entry.block)
                 break
         certifications = self.driver.certifications.validated
         for height in reversed(certifications.heights(Certification)):

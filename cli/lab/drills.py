@@ -116,9 +116,8 @@ class Drill:
     def _propose_once(
         self, neuron: int, title: str, summary: str, number: int, payload: dict[str, Any]
     ) -> int:
-        return patiently(
-            lambda: nns.propose(self.nns, neuron, title, summary, number, payload)
-        )
+        made = patiently(lambda: nns.propose(self.nns, neuron, title, summary, number, payload))
+        return int(made)
 
 
 @dataclass
@@ -203,7 +202,7 @@ def subnet_divergence(drill: Drill) -> Outcome:
         voter = _stake(drill)
         notes.append(f"neuron {voter.neuron} claimed")
     with phases.phase("fault") as notes:
-        height, epoch = _inject(drill, (app.nodes[2], app.nodes[3]))
+        height = _inject(drill, (app.nodes[2], app.nodes[3]))
         lab.wait_for("the fault", lambda: _executed(drill, app.nodes[2]) >= height, 60, 0.03)
         fault_at = time.monotonic()
         before = height - 1
@@ -226,12 +225,12 @@ def subnet_divergence(drill: Drill) -> Outcome:
     for finding in plan.findings:
         drill.say(f"      {finding}")
     with phases.phase("propose and vote") as notes:
-        drill.adopt(
-            f"Recover subnet {app.name}", nns.RECOVER_SUBNET, plan.payload, voter
-        )
+        drill.adopt(f"Recover subnet {app.name}", nns.RECOVER_SUBNET, plan.payload, voter)
         notes.append(f"proposal {drill.proposals[-1]} executed; CUP at {plan.cup_height}")
     with phases.phase("adopt") as notes:
-        lab.wait_for("a new certified block", lambda: drill.certified_height(app) > plan.cup_height, 60, 0.05)
+        lab.wait_for(
+            "a new certified block", lambda: drill.certified_height(app) > plan.cup_height, 60, 0.05
+        )
         rto = time.monotonic() - fault_at
         notes.append(f"certified height {drill.certified_height(app)}")
     with phases.phase("sync") as notes:
@@ -292,7 +291,7 @@ def _stake(drill: Drill) -> Voter:
     return Voter(agent, neuron)
 
 
-def _inject(drill: Drill, nodes: tuple[NodeEntry, ...]) -> tuple[int, int]:
+def _inject(drill: Drill, nodes: tuple[NodeEntry, ...]) -> int:
     status = drill.status(nodes[0])
     while status is None:
         time.sleep(0.1)
@@ -303,7 +302,7 @@ def _inject(drill: Drill, nodes: tuple[NodeEntry, ...]) -> tuple[int, int]:
         path = node.folder / "fault.json"
         path.with_suffix(".new").write_text(json.dumps(fault))
         os.replace(path.with_suffix(".new"), path)
-    return height, status["epoch"]
+    return int(height)
 
 
 def _executed(drill: Drill, node: NodeEntry) -> int:
@@ -345,9 +344,7 @@ def _halted(drill: Drill) -> int:
 
 
 def _plan(drill: Drill) -> recovery.Plan:
-    return recovery.make(
-        drill.swarm.app, drill.nns, drill.probe, drill.refresh(), lambda _: None
-    )
+    return recovery.make(drill.swarm.app, drill.nns, drill.probe, drill.refresh(), lambda _: None)
 
 
 def _signs_above(drill: Drill, node: NodeEntry, height: int) -> bool:
@@ -492,8 +489,7 @@ def _case(
 def _fill(drill: Drill, count: int) -> None:
     """Let several clients write until the journal has some size."""
     clients = [
-        workload.Writer(drill.swarm, Ed25519Key(secrets.token_bytes(32)), pad=512)
-        for _ in range(8)
+        workload.Writer(drill.swarm, Ed25519Key(secrets.token_bytes(32)), pad=512) for _ in range(8)
     ]
     for client in clients:
         client.start()
@@ -545,8 +541,16 @@ def run(
         return scenario(drill)
     except (ReprisError, NotVerified, OSError) as error:
         return Outcome(
-            name, "failed", 0.0, drill.phases.to_plain(), False, 0, 0, _nodes(drill),
-            drill.proposals, error=f"{type(error).__name__}: {error}",
+            name,
+            "failed",
+            0.0,
+            drill.phases.to_plain(),
+            False,
+            0,
+            0,
+            _nodes(drill),
+            drill.proposals,
+            error=f"{type(error).__name__}: {error}",
         )
     finally:
         if killer is not None:

@@ -1,10 +1,10 @@
 """A local swarm's folder, and what the command line needs to know of it.
 
-    swarm.json     root key, subnets, nodes and their addresses
-    identities/    private keys in PEM: default, council
-    releases/      release packages by SHA-256
-    nodes/<name>/  one folder a node (see replica.runtime.settings)
-    supervisor.pid
+swarm.json     root key, subnets, nodes and their addresses
+identities/    private keys in PEM: default, council
+releases/      release packages by SHA-256
+nodes/<name>/  one folder a node (see replica.runtime.settings)
+supervisor.pid
 """
 
 from __future__ import annotations

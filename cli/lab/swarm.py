@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cli.lab.layout import Swarm
 from nns import genesis
@@ -105,7 +106,7 @@ def create(folder: Path, options: Options) -> Swarm:
     release.unpack(package, folder / "releases", package_hash)
     initializer = Ed25519Key(secrets.token_bytes(32))
     journal = bundles.build(folder_of_bundle("journal"))
-    common = {
+    common: dict[str, Any] = {
         "interval_length": options.interval_blocks - 1,
         "unit_delay_ms": options.unit_delay_ms,
         "notary_delay_ms": options.notary_delay_ms,
@@ -113,9 +114,13 @@ def create(folder: Path, options: Options) -> Swarm:
         "stall_limit_ms": options.stall_limit_ms,
     }
     plans = [
-        genesis.SubnetPlan("nns", options.nns_nodes, True, **common),  # type: ignore[arg-type]
+        genesis.SubnetPlan("nns", options.nns_nodes, True, **common),
         genesis.SubnetPlan(
-            "app", options.app_nodes, False, trusted_bundles=(sha256(journal),), **common  # type: ignore[arg-type]
+            "app",
+            options.app_nodes,
+            False,
+            trusted_bundles=(sha256(journal),),
+            **common,
         ),
     ]
     count = options.nns_nodes + options.app_nodes
@@ -198,7 +203,9 @@ def _write_nodes(folder: Path, made: genesis.Genesis, options: Options) -> None:
 # --- bringing up -----------------------------------------------------------------------------
 
 
-def wait_for(what: str, condition: Callable[[], bool], timeout_s: float, every_s: float = 0.1) -> None:
+def wait_for(
+    what: str, condition: Callable[[], bool], timeout_s: float, every_s: float = 0.1
+) -> None:
     """Raises: Unavailable when the condition does not come true in time."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -282,7 +289,9 @@ def install(
     code = bundles.build(folder_of_bundle(name))
     interface = bundles.read(code).interface
     create_arg = {
-        "amount": None, "settings": {"controllers": controllers}, "specified_id": id_,
+        "amount": None,
+        "settings": {"controllers": controllers},
+        "specified_id": id_,
     }
     try:
         _manage(agent, "create", "provisional_create_canister_with_cycles", id_, create_arg)

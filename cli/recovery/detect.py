@@ -58,7 +58,9 @@ def certified_height(reports: list[NodeReport]) -> int:
     return max((r.status["certified_height"] for r in reports if r.status), default=0)
 
 
-def diagnose(subnet: SubnetEntry, reports: list[NodeReport], records: VersionedRecords) -> Diagnosis:
+def diagnose(
+    subnet: SubnetEntry, reports: list[NodeReport], records: VersionedRecords
+) -> Diagnosis:
     """Name the cause why certification does not move."""
     height = certified_height(reports)
     view = records.view(subnet.id, records.version)

@@ -179,8 +179,10 @@ def make(
             f"subnet {subnet.name} is not halted; first `reprise subnet halt {subnet.name}`"
         )
     found = gather(subnet, agent, records)
-    say(f"R = {found.height}: CUP {found.package.height}, certified "
-        f"{found.certification.height if found.certification else 'nothing above'}")
+    say(
+        f"R = {found.height}: CUP {found.package.height}, certified "
+        f"{found.certification.height if found.certification else 'nothing above'}"
+    )
     attestations, problems = attest(subnet, found.height, records, say)
     evidence = Evidence(
         found.package.encode(),
@@ -261,9 +263,7 @@ def _findings(
     return out
 
 
-def verify_payload(
-    payload: dict[str, Any], records: VersionedRecords
-) -> attestation.Judgement:
+def verify_payload(payload: dict[str, Any], records: VersionedRecords) -> attestation.Judgement:
     """Re-derive what a recovery proposal's evidence proves; for voters. Raises: NotVerified."""
     subnet = payload["subnet_id"]
     if payload["evidence"] is None:

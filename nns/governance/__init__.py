@@ -19,8 +19,12 @@ def install(ctx, arg):
     now = ctx.time_ns // SECOND
     for n in arg["neurons"]:
         made = new_neuron(
-            n["id"], n["controller"], n["subaccount"], n["stake_e8s"],
-            n["dissolve_delay_seconds"], now,
+            n["id"],
+            n["controller"],
+            n["subaccount"],
+            n["stake_e8s"],
+            n["dissolve_delay_seconds"],
+            now,
         )
         ctx.table("neurons").put(**made)
     for name in (
@@ -180,7 +184,10 @@ def show(ctx, p, brief):
             "timestamp_seconds": ctx.time_ns // SECOND,
         },
         "proposal": {
-            "url": p["url"], "title": p["title"], "summary": p["summary"], "action": action,
+            "url": p["url"],
+            "title": p["title"],
+            "summary": p["summary"],
+            "action": action,
         },
         "ballots": own_ballots(ctx, p),
         "proposal_timestamp_seconds": p["created"],

@@ -18,8 +18,14 @@ OPEN_MAX = 200
 
 def error(kind, message):
     types = {
-        "NotAuthorized": 2, "NotFound": 5, "InsufficientFunds": 12, "PreconditionFailed": 8,
-        "ResourceExhausted": 7, "InvalidProposal": 16, "InvalidCommand": 4, "External": 14,
+        "NotAuthorized": 2,
+        "NotFound": 5,
+        "InsufficientFunds": 12,
+        "PreconditionFailed": 8,
+        "ResourceExhausted": 7,
+        "InvalidProposal": 16,
+        "InvalidCommand": 4,
+        "External": 14,
     }
     return {"Error": {"error_type": types[kind], "error_message": message}}
 
@@ -173,7 +179,7 @@ def finish(ctx, proposal_id, failure):
 
 
 def decide_overdue(ctx):
-    due = [p for p in ctx.table("proposals").by_index("by_status", OPEN)]
+    due = list(ctx.table("proposals").by_index("by_status", OPEN))
     for proposal in due:
         decide(ctx, proposal)
     set_timer(ctx)

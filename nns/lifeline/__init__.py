@@ -24,9 +24,7 @@ def upgrade_root(ctx, arg):
     module = encode("(blob, blob)", arg["wasm_module"], arg["module_arg"])
     if arg["stop_upgrade_start"]:
         stop = encode("(record { canister_id : principal })", TARGET)
-        ctx.call(
-            MANAGEMENT_CANISTER, "stop_canister", stop, on_reply="on_stopped", context=module
-        )
+        ctx.call(MANAGEMENT_CANISTER, "stop_canister", stop, on_reply="on_stopped", context=module)
     else:
         install(ctx, module)
 

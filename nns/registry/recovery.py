@@ -44,9 +44,7 @@ def recovery_mutations(ctx, payload):
     if payload["unhalt"] is not False:
         settings.is_halted = False
         settings.halt_at_cup_height = False
-        mutations.append(
-            messages.Mutation(f"subnet_record_{subnet}", messages.serialize(settings))
-        )
+        mutations.append(messages.Mutation(f"subnet_record_{subnet}", messages.serialize(settings)))
     if payload["diff_hash"] is not None and payload["diff_hash"] != diff_hash(mutations):
         raise Refuse("the registry would change otherwise than what was proposed: plan anew")
     return mutations

@@ -99,8 +99,10 @@ def check_invariants(ctx, changed):
             seen[node] = True
             if read(f"node_record_{principal(node)}") is None:
                 raise Refuse(f"invariant: member {principal(node)} has no node record")
-        for key in (f"catch_up_package_contents_{subnet}",
-                    f"crypto_threshold_signing_public_key_{subnet}"):
+        for key in (
+            f"catch_up_package_contents_{subnet}",
+            f"crypto_threshold_signing_public_key_{subnet}",
+        ):
             if read(key) is None:
                 raise Refuse(f"invariant: {key} is missing")
     if not systems:

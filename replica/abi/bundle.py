@@ -126,10 +126,12 @@ def _unpack(data: bytes) -> dict[str, str]:
 # --- the rules -------------------------------------------------------------------------------
 
 _FORBIDDEN_NAMES = frozenset(
-    "eval exec compile open input print globals locals vars dir id hash object memoryview "
-    "__import__ breakpoint getattr setattr delattr super type classmethod float complex set "
-    "frozenset BaseException MemoryError RecursionError SystemExit KeyboardInterrupt "
-    "GeneratorExit __builtins__".split()
+    (
+        "eval exec compile open input print globals locals vars dir id hash object "
+        "memoryview __import__ breakpoint getattr setattr delattr super type classmethod "
+        "float complex set frozenset BaseException MemoryError RecursionError SystemExit "
+        "KeyboardInterrupt GeneratorExit __builtins__"
+    ).split()
 )
 _FORBIDDEN_NODES: dict[type, str] = {
     ast.AsyncFunctionDef: "async functions",
@@ -140,8 +142,6 @@ _FORBIDDEN_NODES: dict[type, str] = {
     ast.Nonlocal: "nonlocal state",
     ast.Set: "sets (their order is not fixed)",
     ast.SetComp: "sets (their order is not fixed)",
-    ast.Div: "true division (its result is a float)",
-    ast.MatMult: "matrix multiplication",
 }
 
 
@@ -162,6 +162,12 @@ def _fault(node: ast.AST) -> str | None:
     for kind, what in _FORBIDDEN_NODES.items():
         if isinstance(node, kind):
             return what
+    if isinstance(node, ast.BinOp | ast.AugAssign):
+        if isinstance(node.op, ast.Div):
+            return "true division (its result is a float)"
+        grows = isinstance(node.op, ast.Mult | ast.Pow | ast.LShift)
+        if isinstance(node, ast.AugAssign) and grows and not isinstance(node.target, ast.Name):
+            return "an augmented multiplication, power or shift of anything but a plain name"
     if isinstance(node, ast.Constant) and isinstance(node.value, float | complex):
         return f"the float {node.value!r}"
     if isinstance(node, ast.Name) and node.id in _FORBIDDEN_NAMES:

@@ -125,9 +125,7 @@ def _aggregate(reader: Reader) -> list[Mutation]:
             signature = combine(reader, reader.high(h), message, shares)
             if signature is not None:
                 epoch = reader.chain.cup.epoch
-                out.append(
-                    AddValidated(Certification(epoch, Height(h), root, witness, signature))
-                )
+                out.append(AddValidated(Certification(epoch, Height(h), root, witness, signature)))
     return out
 
 

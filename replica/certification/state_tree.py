@@ -45,7 +45,7 @@ def build(snapshot: Snapshot, topology: Topology) -> hash_tree.Tree:
         b"canister": canisters,
         **_subnets(topology, SubnetId(system.subnet)),
     }
-    return hash_tree.build({k: v for k, v in tree.items() if v != {}})  # type: ignore[arg-type]
+    return hash_tree.build({k: v for k, v in tree.items() if v != {}})
 
 
 @lru_cache(maxsize=8)
@@ -65,8 +65,8 @@ def _subnets(topology: Topology, own: SubnetId) -> dict[bytes, hash_tree.Tree]:
             first = bytes(entry.ranges[0][0])
             ranges[bytes(entry.id)] = {first: encode_ranges(list(entry.ranges))}
     return {
-        b"subnet": hash_tree.build(subnets),  # type: ignore[arg-type]
-        b"canister_ranges": hash_tree.build(ranges),  # type: ignore[arg-type]
+        b"subnet": hash_tree.build(subnets),
+        b"canister_ranges": hash_tree.build(ranges),
     }
 
 

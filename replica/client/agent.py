@@ -93,9 +93,7 @@ class Agent:
 
     def query(self, canister: CanisterId, method: str, arg: bytes) -> bytes:
         """Ask one node; its answer is not certified. Raises: CallRejected, Unavailable."""
-        content = self._content(
-            "query", canister_id=bytes(canister), method_name=method, arg=arg
-        )
+        content = self._content("query", canister_id=bytes(canister), method_name=method, arg=arg)
         _, body = envelope.sign_request(content, self.key)
         response = self._post(f"/api/v3/canister/{canister}/query", body)
         plain = cbor.loads(response.content)

@@ -11,7 +11,10 @@ from replica.protocol.messages import serialize
 
 
 def fetch(agent: Agent, records: VersionedRecords | None = None) -> VersionedRecords:
-    """Fetch all versions that `records` (default: empty) lacks. Raises: NotVerified, Unavailable."""
+    """Fetch all versions that `records` (default: empty) lacks.
+
+    Raises: NotVerified, Unavailable.
+    """
     records = records if records is not None else VersionedRecords()
     while True:
         request = serialize(pb.RegistryGetChangesSinceRequest(version=records.version))

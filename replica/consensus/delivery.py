@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replica.consensus.reader import Reader, Status
-from replica.protocol import artifacts, canonical
+from replica.protocol import canonical
 from replica.protocol.artifacts import Data, Summary
-from replica.protocol.hashing import sha256
+from replica.protocol.hashing import domain, sha256
 from replica.protocol.ids import Epoch, Height, RegistryVersion, TimeNs
 
 
@@ -43,7 +43,7 @@ def next_batch(reader: Reader) -> Batch | None:
         epoch=chain.cup.epoch,
         time_ns=entry.block.context.time_ns,
         registry_version=entry.block.context.registry_version,
-        randomness=sha256(artifacts.domain("random_tape_domain") + canonical.encode(tape)),
+        randomness=sha256(domain("random_tape_domain") + canonical.encode(tape)),
         ingress=entry.payload.ingress if isinstance(entry.payload, Data) else (),
         is_checkpoint=is_checkpoint,
     )

@@ -144,9 +144,9 @@ class Driver:
     def restore(self, artifacts: Iterable[Artifact], now_ns: int) -> None:
         """Take back what this node had validated before it stopped."""
         packages = [a for a in artifacts if isinstance(a, Cup) and a.epoch == self.chain.cup.epoch]
-        for artifact in sorted(packages, key=lambda a: a.height):
-            if artifact.height > self.chain.cup.height:
-                self.chain.set_cup(cup.decode(artifact.package))
+        for known in sorted(packages, key=lambda a: a.height):
+            if known.height > self.chain.cup.height:
+                self.chain.set_cup(cup.decode(known.package))
         ordered = sorted(
             (a for a in artifacts if a.epoch == self.chain.cup.epoch),
             key=lambda a: (a.height, not isinstance(a, BlockProposal)),
@@ -234,9 +234,7 @@ class Driver:
         return moved
 
     def _certification(self, now_ns: int, effects: list[Effect]) -> bool:
-        reader = Reader(
-            self.context, self.certifications, self.chain, now_ns, self.started_ns
-        )
+        reader = Reader(self.context, self.certifications, self.chain, now_ns, self.started_ns)
         mutations = certifier.step(reader)
         if not mutations:
             return False

@@ -1,8 +1,8 @@
 """The artifact pool: what is known to be valid, and what came from peers and waits for a verdict.
 
 Components read it and return mutations; `apply` is the only writer. Bounds: one entry per content,
-at most `PER_HEIGHT_MAX` unvalidated artifacts of one kind and height from one peer, and no artifact further than
-`LOOKAHEAD` heights above the notarized tip is admitted (see the driver).
+at most `PER_HEIGHT_MAX` unvalidated artifacts of one kind and height, and none further than
+`LOOKAHEAD` heights above the notarized tip (see the driver).
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ PER_HEIGHT_MAX = 64
 class AddValidated:
     """An artifact of our own making: durable before it is sent."""
 
-    artifact: Artifactrtifact
+    artifact: Artifact
 
 
 @dataclass(frozen=True, slots=True)
 class MoveToValidated:
-    artifact: Artifactrtifact
+    artifact: Artifact
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveUnvalidated:
-    artifact: Artifactrtifact
+    artifact: Artifact
 
 
 @dataclass(frozen=True, slots=True)
 class HandleInvalid:
-    artifact: Artifactrtifact
+    artifact: Artifact
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveValidated:
-    artifact: Artifactrtifact
+    artifact: Artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Pool:
         self.validated: Section = Section()
         self.unvalidated: Section = Section()
 
-    def insert_unvalidated(self, artifact: Artifactrtifact, now_ns: int) -> bool:
+    def insert_unvalidated(self, artifact: Artifact, now_ns: int) -> bool:
         """Admit an artifact from a peer; False when it is known or its height is crowded."""
         if artifact in self.validated:
             return False

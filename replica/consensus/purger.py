@@ -42,7 +42,9 @@ def make(reader: Reader) -> list[Mutation]:
     ]
     out: list[Mutation] = []
     for height, kinds, validated, unvalidated in wanted:
-        sections = [s for s, on in ((pool.validated, validated), (pool.unvalidated, unvalidated)) if on]
+        sections = [
+            s for s, on in ((pool.validated, validated), (pool.unvalidated, unvalidated)) if on
+        ]
         if any(h < height for s in sections for k in kinds for h in s.heights(k)):
             out.append(PurgeBelow(height, kinds, validated, unvalidated))
     return out

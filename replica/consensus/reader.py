@@ -156,8 +156,7 @@ class Reader:
     def should_halt(self, height: int) -> bool:
         settings = self.settings_at(height)
         return (
-            settings.halt_at_cup_height
-            or settings.replica_version != self.context.replica_version
+            settings.halt_at_cup_height or settings.replica_version != self.context.replica_version
         )
 
     # -- ranks and delays
@@ -198,7 +197,9 @@ class Reader:
         if chain.notarized_height - chain.summary_at(height).next_start >= GAP_MAX:
             return None
         lag = chain.notarized_height - finalized
-        slowed = settings.unit_delay_ns * rank * BACKOFF_NUMERATOR**lag // BACKOFF_DENOMINATOR**lag
+        slowed: int = (
+            settings.unit_delay_ns * rank * BACKOFF_NUMERATOR**lag // BACKOFF_DENOMINATOR**lag
+        )
         delay = settings.notary_delay_ns + slowed
         if finalized - certified > 1 and not halting:
             delay += settings.backoff_ns * (finalized - certified)

@@ -46,7 +46,7 @@ from replica.protocol.artifacts import (
 from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.errors import Rejected, Unavailable
-from replica.protocol.ids import NodeId
+from replica.protocol.ids import Height, NodeId
 
 Verdicts = list[Mutation]
 
@@ -90,7 +90,7 @@ def _threshold_share(
 
 def _beacons(reader: Reader) -> Verdicts:
     chain = reader.chain
-    height = chain.beacon_height + 1
+    height = Height(chain.beacon_height + 1)
     parent = artifacts.beacon_hash(chain.beacons[chain.beacon_height])
     transcript = reader.low(height)
     message = artifacts.beacon_message(reader.subnet, chain.cup.epoch, height, parent)

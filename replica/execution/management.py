@@ -25,7 +25,9 @@ INTERFACE = candid.parse("""
 type canister_settings = record { controllers : opt vec principal };
 type status = variant { running; stopping; stopped };
 service : {
-  create_canister : (record { settings : opt canister_settings }) -> (record { canister_id : principal });
+  create_canister : (record { settings : opt canister_settings }) -> (record {
+    canister_id : principal;
+  });
   provisional_create_canister_with_cycles : (record {
     amount : opt nat; settings : opt canister_settings; specified_id : opt principal;
   }) -> (record { canister_id : principal });
@@ -245,9 +247,7 @@ class Management:
         canister = self._controlled(arg)
         controllers = self._controllers(arg["settings"])
         if controllers is not None:
-            self.state.change(
-                canister.id, controllers=controllers, version=canister.version + 1
-            )
+            self.state.change(canister.id, controllers=controllers, version=canister.version + 1)
 
     def _start_canister(self, arg: dict[str, Any]) -> None:
         canister = self._controlled(arg)

@@ -30,10 +30,11 @@ CERTIFIED_DATA_BYTES_MAX = 32
 NAMED_KINDS = ("update", "query", "raw_query", "reply")
 
 _SAFE_BUILTINS = (
-    "abs all any bool bytes bytearray callable chr dict divmod enumerate filter hasattr int "
-    "isinstance issubclass iter len list map max min next ord pow range repr reversed round slice "
-    "sorted str sum tuple zip None True False ArithmeticError AssertionError Exception IndexError "
-    "KeyError LookupError OverflowError StopIteration TypeError ValueError ZeroDivisionError "
+    "abs all any bool bytes bytearray callable chr dict divmod enumerate filter "
+    "hasattr int isinstance issubclass iter len list map max min next ord pow range "
+    "repr reversed round slice sorted str sum tuple zip None True False "
+    "ArithmeticError AssertionError Exception IndexError KeyError LookupError "
+    "OverflowError StopIteration TypeError ValueError ZeroDivisionError "
     "UnicodeDecodeError NotImplemented staticmethod property __build_class__"
 ).split()
 
@@ -72,6 +73,13 @@ class _MeterSlot:
     """Where woven code finds the meter of the message that runs."""
 
     meter = Meter(0)
+
+
+_BOUNDED: dict[type, str] = {
+    ast.Pow: "_bounded_pow",
+    ast.LShift: "_bounded_shift",
+    ast.Mult: "_bounded_mul",
+}
 
 
 class _Weaver(ast.NodeTransformer):
@@ -113,11 +121,21 @@ class _Weaver(ast.NodeTransformer):
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         """Powers, shifts and repetitions can make huge values out of small ones: bound them."""
         self.generic_visit(node)
-        name = {ast.Pow: "_bounded_pow", ast.LShift: "_bounded_shift", ast.Mult: "_bounded_mul"}
-        function = name.get(type(node.op))
+        function = _BOUNDED.get(type(node.op))
         if function is None:
             return node
         made = ast.Call(ast.Name(function, ast.Load()), [node.left, node.right], [])
+        return ast.fix_missing_locations(ast.copy_location(made, node))
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        """The same for `x *= y`; the rules of bundles allow it on plain names only."""
+        self.generic_visit(node)
+        function = _BOUNDED.get(type(node.op))
+        if function is None or not isinstance(node.target, ast.Name):
+            return node
+        value = ast.Name(node.target.id, ast.Load())
+        call = ast.Call(ast.Name(function, ast.Load()), [value, node.value], [])
+        made = ast.Assign([node.target], call)
         return ast.fix_missing_locations(ast.copy_location(made, node))
 
 
@@ -343,9 +361,7 @@ class InvocationContext:
         if ("reply", on_reply) not in self._program.entries:
             raise Trap(f"the bundle has no reply method {on_reply}")
         self._meter.spend(50 + len(arg) // 64)
-        self.result.calls.append(
-            CallOut(CanisterId(target), method, arg, on_reply, context)
-        )
+        self.result.calls.append(CallOut(CanisterId(target), method, arg, on_reply, context))
 
     def set_certified_data(self, data: bytes) -> None:
         if self._read_only or len(data) > CERTIFIED_DATA_BYTES_MAX:

@@ -97,9 +97,7 @@ class Round:
             return
         self.state.set_ingress(
             request.request_id,
-            IngressStatus(
-                request.ingress_expiry_ns, request.sender, request.canister_id, RECEIVED
-            ),
+            IngressStatus(request.ingress_expiry_ns, request.sender, request.canister_id, RECEIVED),
         )
         origin = FromUser(request.request_id)
         message = Request(request.sender, origin, request.method, request.arg)
@@ -196,15 +194,16 @@ class Round:
         is_timer = isinstance(message.origin, FromTimer)
         arguments: list[Any] = []
         if is_timer:
-            kind: str | None = "timer"
+            kind = "timer"
             if ("timer", "") not in loaded.entries:
                 return
         else:
-            kind = python.entry_of(loaded, message.method, query_only=False)
-            if kind is None:
+            found = python.entry_of(loaded, message.method, query_only=False)
+            if found is None:
                 text = f"{id_} has no method {message.method[:60]}"
                 self._reject(message.origin, "IC0536", text)
                 return
+            kind = found
             try:
                 arguments = python.decode_arguments(loaded, kind, message.method, message.arg)
             except Rejected as error:
@@ -246,9 +245,7 @@ class Round:
             result = python.Result(trap=f"the bundle has no reply method {callback.reply_method}")
         else:
             arguments = (outcome, callback.context)
-            result = python.run(
-                context, loaded, "reply", callback.reply_method, arguments, method
-            )
+            result = python.run(context, loaded, "reply", callback.reply_method, arguments, method)
         self._account(id_, callback.reply_method, result)
         failed = bool(result.trap) or result.rejected is not None
         calls = [] if failed else result.calls
@@ -300,9 +297,7 @@ class Round:
         canister = self.state.canisters[id_]
         number = canister.next_id
         opened = CallContext(message.origin, message.sender, message.method, outstanding)
-        self.state.change(
-            id_, contexts={**canister.contexts, number: opened}, next_id=number + 1
-        )
+        self.state.change(id_, contexts={**canister.contexts, number: opened}, next_id=number + 1)
         return number
 
     def _call_out(self, id_: CanisterId, number: int, calls: list[python.CallOut]) -> None:

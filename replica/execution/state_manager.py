@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from replica.abi import bundle as bundles
 from replica.certification import state_tree
 from replica.consensus.delivery import Batch
 from replica.execution.management import Policy, declarations
 from replica.execution.round import Round, RoundResult
-from replica.abi import bundle as bundles
 from replica.protocol import hash_tree, manifest
 from replica.protocol.artifacts import Certification
 from replica.protocol.cup import CatchUpPackage
@@ -263,9 +263,7 @@ class StateManager:
             base = None
             if self._base is not None and self._base in self.manifests:
                 base = (self.folder(self._base), self.manifests[self._base])
-            found = self.manifests[height] = checkpoint.compute_manifest(
-                self.folder(height), base
-            )
+            found = self.manifests[height] = checkpoint.compute_manifest(self.folder(height), base)
         return manifest.root(found)
 
     def remove_checkpoints_below(self, height: int, keep: int = 1) -> None:

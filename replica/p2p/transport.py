@@ -219,9 +219,7 @@ class Transport:
         reading = asyncio.create_task(self._read_responses(link, reader))
         dropping = asyncio.create_task(link.drop.wait())
         try:
-            await asyncio.wait(
-                {writing, reading, dropping}, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({writing, reading, dropping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             link.connected = False
             for task in (writing, reading, dropping):

@@ -241,8 +241,15 @@ Artifact = (
     | Certification
 )
 
-KINDS: tuple[type, ...] = Artifact.__args__  # type: ignore[attr-defined]
-SHARES = (NotarizationShare, FinalizationShare, BeaconShare, TapeShare, CupShare, CertificationShare)
+KINDS: tuple[type, ...] = Artifact.__args__
+SHARES = (
+    NotarizationShare,
+    FinalizationShare,
+    BeaconShare,
+    TapeShare,
+    CupShare,
+    CertificationShare,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,11 +51,7 @@ class Attestation:
     @property
     def message(self) -> bytes:
         unsigned = Attestation(
-            **{
-                name: getattr(self, name)
-                for name in self.__slots__
-                if name != "signature"
-            }
+            **{name: getattr(self, name) for name in self.__slots__ if name != "signature"}
         )
         return domain("reprise-attestation") + canonical.encode(unsigned)
 
@@ -107,8 +103,8 @@ def judge(
 ) -> Judgement:
     """Check every signature and return what is proven (evidence of class *certified*).
 
-    `public_key`: the subnet's, from the registry. `signing_keys`: Ed25519 keys of the current
-    members; `committee_keys`: their multi-signature keys. `registry_cup`: the unsigned CUP in force.
+    `public_key`: the subnet's, from the registry. `signing_keys`: Ed25519 keys of the members;
+    `committee_keys`: their multi-signature keys. `registry_cup`: the unsigned CUP in force.
     Raises: NotVerified, naming what does not hold.
     """
     package = cup.decode(evidence.cup)
@@ -122,9 +118,7 @@ def judge(
     quorum = threshold_high(len(signing_keys))
     if evidence.finalization is not None and evidence.finalized_block is not None:
         block = evidence.finalized_block
-        _check_finalization(
-            evidence.finalization, block, package, quorum, committee_keys, scheme
-        )
+        _check_finalization(evidence.finalization, block, package, quorum, committee_keys, scheme)
         if block.height > height:
             height, time_ns = block.height, block.context.time_ns
     state_height = package.height
@@ -148,7 +142,11 @@ def judge(
     if state_height == package.height and state_hash != package.state_hash:
         raise NotVerified("the attested state is not the one in the CUP at the same height")
     return Judgement(
-        Height(max(height, state_height)), time_ns, state_height, state_hash, attesting,
+        Height(max(height, state_height)),
+        time_ns,
+        state_height,
+        state_hash,
+        attesting,
         package.epoch,
     )
 

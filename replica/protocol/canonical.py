@@ -87,7 +87,7 @@ def _same(value: Any) -> Any:
 
 
 def _scalar(kind: type) -> _Pack:
-    base = next(b for b in (bool, int, str, bytes) if issubclass(kind, b))
+    base: Any = next(b for b in (bool, int, str, bytes) if issubclass(kind, b))
 
     def unpack_scalar(value: Any) -> Any:
         if type(value) is not base:

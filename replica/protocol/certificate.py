@@ -126,7 +126,9 @@ def _in_ranges(tree: hash_tree.Tree, subnet: bytes, canister_id: Principal) -> b
         found.append(flat)
     shards = hash_tree.lookup(tree, (b"canister_ranges", subnet))
     if not isinstance(shards, hash_tree.Absent | hash_tree.Unknown):
-        below = [(label, node) for label, node in hash_tree.children(shards) if label <= canister_id]
+        below = [
+            (label, node) for label, node in hash_tree.children(shards) if label <= canister_id
+        ]
         if below and isinstance(below[-1][1], hash_tree.Leaf):
             found.append(below[-1][1].value)
         else:

@@ -87,9 +87,7 @@ class CatchUpPackage:
         return bool(self.signature)
 
     def encode(self) -> bytes:
-        signer = pb.NiDkgId(
-            start_block_height=self.height, dealer_subnet=self.subnet, dkg_tag=HIGH
-        )
+        signer = pb.NiDkgId(start_block_height=self.height, dealer_subnet=self.subnet, dkg_tag=HIGH)
         return serialize(
             pb.CatchUpPackage(content=self.content, signature=self.signature, signer=signer)
         )

@@ -12,7 +12,13 @@ from replica.protocol import cbor
 from replica.protocol.crypto.keys import Ed25519Key, verify_der
 from replica.protocol.errors import Malformed, NotAuthorized, NotVerified
 from replica.protocol.hashing import domain, leb128, sha256
-from replica.protocol.ids import ANONYMOUS, CanisterId, Principal, TimeNs
+from replica.protocol.ids import (
+    ANONYMOUS,
+    MANAGEMENT_CANISTER,
+    CanisterId,
+    Principal,
+    TimeNs,
+)
 
 INGRESS_BYTES_MAX = 2 << 20
 EXPIRY_NS_MAX = 6 * 60 * 1_000_000_000
@@ -35,7 +41,7 @@ class Request:
     request_id: bytes
     raw: bytes
     """The whole envelope as it came: what goes into a block and is checked again there."""
-    canister_id: CanisterId = CanisterId(ANONYMOUS)
+    canister_id: CanisterId = MANAGEMENT_CANISTER
     method: str = ""
     arg: bytes = b""
     paths: tuple[tuple[bytes, ...], ...] = field(default=())
@@ -117,7 +123,7 @@ def _parse_content(content: dict[Any, Any], raw: bytes) -> Request:
     nonce = content.get("nonce")
     if nonce is not None and (type(nonce) is not bytes or len(nonce) > NONCE_BYTES_MAX):
         raise Malformed("nonce is not a blob of at most 32 bytes")
-    common = {
+    common: dict[str, Any] = {
         "kind": kind,
         "sender": _principal(content, "sender"),
         "ingress_expiry_ns": TimeNs(expiry),

@@ -86,9 +86,7 @@ def join(siblings: list[Tree]) -> Tree:
         return EMPTY
     level: list[Tree] = siblings
     while len(level) > 1:
-        paired: list[Tree] = [
-            fork(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)
-        ]
+        paired: list[Tree] = [fork(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         if len(level) % 2:
             paired.append(level[-1])
         level = paired
@@ -138,7 +136,7 @@ def _labels(tree: Tree) -> Iterable[bytes]:
 def _keep(tree: Tree, by_label: dict[bytes, list[tuple[bytes, ...]]], shown: set[bytes]) -> Tree:
     if isinstance(tree, Fork):
         left, right = _keep(tree.left, by_label, shown), _keep(tree.right, by_label, shown)
-        if isinstance(left, Pruned) and isinstance(right, Pruned):
+        if isinstance(left, Pruned | Empty) and isinstance(right, Pruned | Empty):
             return Pruned(tree.digest)
         return Fork(left, right, tree.digest)
     if isinstance(tree, Labeled):

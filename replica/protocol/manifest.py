@@ -139,9 +139,7 @@ def encode(manifest: Manifest) -> bytes:
         for f in manifest.files
     )
     message.chunk_table.extend(
-        pb.ChunkInfo(
-            file_index=c.file_index, size_bytes=c.size_bytes, offset=c.offset, hash=c.hash
-        )
+        pb.ChunkInfo(file_index=c.file_index, size_bytes=c.size_bytes, offset=c.offset, hash=c.hash)
         for c in manifest.chunks
     )
     return serialize(message)

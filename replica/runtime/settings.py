@@ -1,12 +1,12 @@
 """A node's folder: its settings, its secret keys, and where everything lies.
 
-    node.json        addresses and the root key
-    keys.json        secrets (mode 0600); kept apart from the data, as in a vault
-    fault.json       drills only: the documented fault of this node
-    registry.journal local registry store
-    cup.pb           the newest catch-up package this node acts on
-    promise.json     an epoch in which this node will sign nothing more
-    data/            state, pool and database: what a lost disk loses
+node.json        addresses and the root key
+keys.json        secrets (mode 0600); kept apart from the data, as in a vault
+fault.json       drills only: the documented fault of this node
+registry.journal local registry store
+cup.pb           the newest catch-up package this node acts on
+promise.json     an epoch in which this node will sign nothing more
+data/            state, pool and database: what a lost disk loses
 """
 
 from __future__ import annotations

@@ -88,9 +88,7 @@ class Writer:
             qualified = f"{canister.id.hex()}/{table.name}"
             self._table(f"{folder}/tables/{table.name}", qualified, rows, dirty.get(qualified))
 
-    def _table(
-        self, folder: str, qualified: str, rows: RowStore, dirty: set[bytes] | None
-    ) -> None:
+    def _table(self, folder: str, qualified: str, rows: RowStore, dirty: set[bytes] | None) -> None:
         base = self.base / folder if self.base is not None else None
         if base is None or not base.is_dir():
             self._all_buckets(folder, qualified, rows)

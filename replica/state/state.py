@@ -100,6 +100,4 @@ class BlockState:
 
 def rows_plain(changes: Changes) -> list[object]:
     """Return changed rows in a canonical order; index tables are derived and left out."""
-    return [
-        [name, sorted(changes[name].items())] for name in sorted(changes) if "#" not in name
-    ]
+    return [[name, sorted(changes[name].items())] for name in sorted(changes) if "#" not in name]

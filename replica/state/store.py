@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -17,7 +18,7 @@ from replica.abi.tables import Table, decode_row, encode_row, index_table
 from replica.protocol.errors import Unavailable
 from replica.state.rows import Changes
 
-_TYPES: dict[str, type[sa.types.TypeEngine[object]]] = {
+_TYPES: dict[str, Any] = {
     "nat64": sa.LargeBinary,  # 8 bytes big-endian: SQLite has no unsigned 64-bit integers
     "int": sa.BigInteger,
     "text": sa.Text,
@@ -69,9 +70,7 @@ class Store:
         """Create the SQL table of a canister table; a no-op when it is there."""
         if qualified in self.tables:
             return
-        columns = [
-            sa.Column(c.name, _TYPES[c.type], nullable=c.optional) for c in table.columns
-        ]
+        columns = [sa.Column(c.name, _TYPES[c.type], nullable=c.optional) for c in table.columns]
         made = sa.Table(
             sql_name,
             self._metadata,
@@ -89,8 +88,9 @@ class Store:
         self.tables[qualified] = (table, made)
         canister = qualified.split("/", 1)[0]
         for index in table.indexes:
-            self._declare_index(f"{canister}/{index_table(table.name, index.name)}",
-                                f"{sql_name}__{index.name}")
+            self._declare_index(
+                f"{canister}/{index_table(table.name, index.name)}", f"{sql_name}__{index.name}"
+            )
 
     def _declare_index(self, qualified: str, sql_name: str) -> None:
         made = sa.Table(
@@ -153,7 +153,9 @@ class Store:
         if table not in self.tables:
             return 0
         made = self.tables[table][1]
-        return int(self._connection.execute(sa.select(sa.func.count()).select_from(made)).scalar_one())
+        return int(
+            self._connection.execute(sa.select(sa.func.count()).select_from(made)).scalar_one()
+        )
 
     # -- writing
 
@@ -199,14 +201,14 @@ class Store:
             )
 
     def _write(self, name: str, rows: dict[bytes, bytes | None]) -> None:
-        index = self._indexes.get(name)
-        if index is None and name not in self.tables:
-            assert not rows, f"rows of the undeclared table {name}"
+        if not rows:
             return
+        index = self._indexes.get(name)
+        assert index is not None or name in self.tables, f"rows of the undeclared table {name}"
         made = index if index is not None else self.tables[name][1]
         gone = [{"key": k} for k in rows]
         self._connection.execute(made.delete().where(made.c._key == sa.bindparam("key")), gone)
-        values = []
+        values: list[dict[str, object]] = []
         for key, raw in rows.items():
             if raw is None:
                 continue
@@ -230,7 +232,8 @@ def _to_columns(table: Table, raw: bytes) -> dict[str, object]:
 
 
 def _to_row(table: Table, found: sa.Row[tuple[object, ...]]) -> bytes:
-    row = {}
+    row: dict[str, object] = {}
+    value: object
     for column, value in zip(table.columns, found[1:], strict=True):
         if column.type == "nat64" and isinstance(value, bytes):
             value = int.from_bytes(value, "big")

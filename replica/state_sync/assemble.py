@@ -1,4 +1,4 @@
-"""Putting a checkpoint together in a scratch folder: local copies, fetched chunks, a resume journal.
+"""Putting a checkpoint together in a scratch folder: local copies, fetched chunks, a journal.
 
 Every byte is verified against the manifest before it counts, local ones too: a local checkpoint
 with bit rot heals by fetching. What is verified is written down, so a restart goes on from there.

@@ -11,6 +11,7 @@ import itertools
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from replica.protocol import manifest
@@ -113,9 +114,7 @@ class Fetcher:
 
         async def work() -> None:
             for index in waiting:
-                await self._verified(
-                    height, root, "chunk", index, lambda d, i=index: assembly.accept(i, d)
-                )
+                await self._verified(height, root, "chunk", index, partial(assembly.accept, index))
 
         workers = PARALLEL_PER_PEER * max(1, len(self._peers(height, root)))
         await asyncio.gather(*[work() for _ in range(workers)])

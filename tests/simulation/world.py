@@ -127,7 +127,9 @@ class HashChain:
     def execute(self, batch: d.Batch) -> None:
         assert batch.height == self.latest_height + 1, "batches come in order"
         parts = repr((batch.height, batch.time_ns, batch.randomness, batch.ingress, batch.epoch))
-        self.states[batch.height] = sha256(self.states[self.latest_height] + parts.encode()).digest()
+        self.states[batch.height] = sha256(
+            self.states[self.latest_height] + parts.encode()
+        ).digest()
         self.latest_height = batch.height
         tree = hash_tree.build(
             {b"metadata": {b"height": leb128(batch.height), b"x": self.states[batch.height]}}
@@ -227,7 +229,9 @@ class World:
         self.scheme: Scheme = bls.Bls() if self.plan.real_bls else KeyedHash()
         deals = [self._deal(ids, t(n), tag) for t, tag in ((threshold_low, 1), (threshold_high, 2))]
         secrets = [
-            (int.from_bytes(sha256(b"c" + bytes(i)).digest(), "big") % bls.ORDER).to_bytes(32, "big")
+            (int.from_bytes(sha256(b"c" + bytes(i)).digest(), "big") % bls.ORDER).to_bytes(
+                32, "big"
+            )
             for i in ids
         ]
         keys = {
@@ -518,9 +522,7 @@ class World:
         ):
             signed = message(self.subnet, proposal.epoch, proposal.height, hash_)
             signature = self.scheme.sign_multi(node.keys.committee, signed)
-            out.append(
-                kind(proposal.epoch, proposal.height, hash_, node.keys.node, signature)
-            )
+            out.append(kind(proposal.epoch, proposal.height, hash_, node.keys.node, signature))
         return out
 
     def _transmit(self, source: int, target: int, artifact: Artifact) -> None:

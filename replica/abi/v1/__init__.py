@@ -42,7 +42,7 @@ class Later:
 LATER: Final = Later()
 
 
-class Refuse(Exception):  # noqa: N818 - reads as what a method does
+class Refuse(Exception):
     """Raised by a method to reject the call with a message (reject code 4); writes are dropped."""
 
 

@@ -316,7 +316,7 @@ class _Decoder:
         if code in (-18, -19):
             return ("opt" if code == -18 else "vec", self._type_reference())
         if code in (-20, -21):
-            fields = []
+            fields: list[tuple[int, Any]] = []
             for _ in range(self._length()):
                 self._spend()
                 number = self._unsigned(5)
@@ -533,7 +533,10 @@ def decode_any(data: bytes) -> list[Any]:
     decoder.position = 4
     decoder._read_table()
     wires = [decoder._type_reference() for _ in range(decoder._length())]
-    return [decoder.value(w, _as_expected(decoder.table, w, 0)) for w in wires]
+    values = [decoder.value(w, _as_expected(decoder.table, w, 0)) for w in wires]
+    if decoder.position != len(data):
+        raise Malformed("Candid: bytes after the message")
+    return values
 
 
 def _as_expected(table: list[Any], wire: Any, depth: int) -> Type:
