@@ -25,8 +25,11 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 drill: $(RUN_READY) ## Stall a subnet, recover it by a vote, print the phases (ARGS="--json --nns-nodes 4")
 	@$(BIN)/reprise drill run subnet-divergence $(ARGS)
 
+drill-crash: $(RUN_READY) ## The drill three times, one kill -9 in every phase
+	@for offset in 0 3 7; do $(BIN)/reprise drill run subnet-divergence --kill-offset $$offset || exit 1; done
+
 test: $(DEV_READY) ## All tests
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(DEV_READY) ## ruff, mypy --strict, layering contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -11,6 +11,8 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -188,6 +190,21 @@ class Killer:
         except (ReprisError, ProcessLookupError):
             self.kills.append(f"{phase}: {node.name} was down already")
 
+    def operator(self, *arguments: str) -> None:
+        """Start a command as the operator would, and kill -9 it halfway; it is simply run again."""
+        drill = self.drill
+        assert drill is not None
+        command = [sys.executable, "-m", "cli.main", *arguments, "--swarm", str(drill.folder)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(0.9)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self.kills.append(f"the operator's `reprise {' '.join(arguments[:3])}`")
+
 
 # --- subnet-divergence -----------------------------------------------------------------------
 
@@ -220,11 +237,17 @@ def subnet_divergence(drill: Drill) -> Outcome:
         lab.wait_for("the nodes to halt", lambda: _halted(drill) >= 3, 60)
         notes.append(f"proposal {drill.proposals[-1]}; {wiped.name} lost its disk")
     with phases.phase("attest and plan") as notes:
+        plan_file = drill.folder / "plan.json"
+        if drill.kill is not None:
+            drill.kill.operator("recover", "subnet", "plan", app.name, "--out", str(plan_file))
         plan = patiently(lambda: _plan(drill), 90)
+        plan_file.write_text(json.dumps(plan.to_plain()))
         notes.append(f"state of height {plan.state_height}, {plan.lost_blocks} blocks dropped")
     for finding in plan.findings:
         drill.say(f"      {finding}")
     with phases.phase("propose and vote") as notes:
+        if drill.kill is not None:
+            drill.kill.operator("recover", "subnet", "propose", str(plan_file))
         drill.adopt(f"Recover subnet {app.name}", nns.RECOVER_SUBNET, plan.payload, voter)
         notes.append(f"proposal {drill.proposals[-1]} executed; CUP at {plan.cup_height}")
     with phases.phase("adopt") as notes:

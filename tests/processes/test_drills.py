@@ -1,0 +1,145 @@
+"""The drills as tests: real processes, sockets, signatures and databases on loopback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes"), pytest.mark.timeout(280)]
+MEMORY_BYTES_MAX = 250 << 20
+
+
+def drill(*arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.main", "drill", "run", *arguments, "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout, done.stderr
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    assert outcome["outcome"] == "recovered", done.stderr
+    assert outcome["state_preserved"] is True
+    assert all(n["resident_bytes_max"] < MEMORY_BYTES_MAX for n in outcome["nodes"])
+    return outcome
+
+
+def test_a_diverged_subnet_is_recovered_by_a_vote() -> None:
+    outcome = drill("subnet-divergence")
+    assert outcome["height_after"] > outcome["height_before"] + 70
+    assert len(outcome["proposal_ids"]) == 2
+    fetched = {n["name"]: n["bytes_fetched"] for n in outcome["nodes"]}
+    assert fetched.pop("app-3") > 0
+    assert set(fetched.values()) == {0}, "only the wiped node fetches"
+    names = [p["name"] for p in outcome["phases"]]
+    assert names[0] == "swarm up" and names[-1] == "verify"
+
+
+def test_one_node_heals_by_itself_in_three_cases() -> None:
+    outcome = drill("node-catch-up")
+    restarted, behind, wiped = outcome["cases"]
+    assert restarted["bytes_fetched"] == 0
+    assert behind["bytes_reused"] > behind["bytes_fetched"] > 0
+    assert wiped["bytes_fetched"] > 0
+    assert all(c["signs_again"] and c["subnet_never_stopped"] for c in outcome["cases"])
+
+
+def test_a_swarm_by_hand(tmp_path: Path) -> None:
+    """What a newcomer does after `swarm up`, and that `swarm down` leaves no process."""
+
+    def run(*arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli.main", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        return done.stdout
+
+    run("swarm", "up")
+    try:
+        rows = json.loads(run("node", "list", "-o", "json"))
+        assert len(rows) == 5 and {r["status"] for r in rows} == {"running"}
+        assert len(json.loads(run("subnet", "list", "-o", "json"))) == 2
+        _agreement(run)
+        proposals = json.loads(run("proposal", "list", "-o", "json"))
+        assert [(p["id"], p["status"]) for p in proposals] == [(1, "open")]
+        run("proposal", "vote", "1", "--yes")
+        assert json.loads(run("proposal", "show", "1", "-o", "json"))["status"] == "executed"
+        run("proposal", "vote", "1", "--yes", code=9)
+        _journal(run)
+        run("cup", "show", "app-0")
+        run("cup", "verify", "app-0")
+        subnet = json.loads(run("subnet", "list", "-o", "json"))[1]["id"]
+        run("registry", "get", f"catch_up_package_contents_{subnet}")
+        run("registry", "get", "no_such_key", code=5)
+        run("recover", "subnet", "plan", "app", code=9)
+        neuron = run("neuron", "stake", "12.5").strip()
+        assert neuron in run("neuron", "list")
+        run("identity", "new", "carol")
+        run(
+            "canister",
+            "call",
+            "journal",
+            "append",
+            '{"sequence": 0, "text": "x"}',
+            "--identity",
+            "carol",
+        )
+        run("proposal", "vote", "1", "--no", "--identity", "carol", code=5)
+        run("canister", "status", "registry")
+    finally:
+        run("swarm", "down")
+    assert not _processes(tmp_path), "processes are left"
+    assert not (tmp_path / ".reprise").exists()
+
+
+def _agreement(run: Any) -> None:
+    """Four processes agree on states at equal heights and on the roots of their checkpoints."""
+    import time
+
+    for _ in range(100):
+        replicas = [
+            json.loads(run("node", "status", f"app-{i}", "-o", "json"))["replica"] for i in range(4)
+        ]
+        roots = [r["checkpoints"] for r in replicas]
+        common = set.intersection(*[set(r) for r in roots]) - {"0"}
+        if common and all(r["cup_height"] > 0 for r in replicas):
+            for height in common:
+                assert len({r[height] for r in roots}) == 1
+            by_height: dict[int, set[str]] = {}
+            for r in replicas:
+                by_height.setdefault(r["executed_height"], set()).add(r["state_digest"])
+            assert all(len(d) == 1 for d in by_height.values())
+            return
+        time.sleep(0.3)
+    raise AssertionError("no common checkpoint")
+
+
+def _journal(run: Any) -> None:
+    entry = json.loads(
+        run("canister", "call", "journal", "append", '{"sequence": 7, "text": "hello"}')
+    )
+    again = json.loads(
+        run("canister", "call", "journal", "append", '{"sequence": 7, "text": "hello"}')
+    )
+    assert entry == again, "a repeated write is answered with the first one's entry"
+    assert json.loads(run("canister", "query", "journal", "get", str(entry["number"]))) == entry
+    assert json.loads(run("canister", "call", "journal", "relay", '"hi"')) == "relayed: hi"
+
+
+def _processes(folder: Path) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in text:
+            found.append(text)
+    return found
