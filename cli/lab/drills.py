@@ -217,7 +217,8 @@ def subnet_divergence(drill: Drill) -> Outcome:
         notes.append(f"{len(swarm.nodes)} nodes; {_settings(drill)}")
     with phases.phase("stake") as notes:
         voter = _stake(drill)
-        notes.append(f"neuron {voter.neuron} claimed")
+        lab.wait_for("a first signed CUP", lambda: _signed_cup(drill) > 0, 60)
+        notes.append(f"neuron {voter.neuron} claimed; first signed CUP at {_signed_cup(drill)}")
     with phases.phase("fault") as notes:
         height = _inject(drill, (app.nodes[2], app.nodes[3]))
         lab.wait_for("the fault", lambda: _executed(drill, app.nodes[2]) >= height, 60, 0.03)

@@ -10,9 +10,21 @@ import pytest
 from replica.abi import bundle as bundles
 from replica.abi.bundle import BundleRefused
 from replica.execution.round import Round
-from replica.protocol import candid
+from replica.protocol import artifacts, candid, cup, manifest
+from replica.protocol.artifacts import Block, Summary, ValidationContext
+from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.hashing import sha256
-from replica.protocol.ids import ROOT, Height, canister_id
+from replica.protocol.ids import (
+    ROOT,
+    Epoch,
+    Height,
+    Principal,
+    Rank,
+    RegistryVersion,
+    SubnetId,
+    TimeNs,
+    canister_id,
+)
 from replica.state import checkpoint
 from tests.nns.harness import ADMIN, Machine, Refused, make_bundle
 
@@ -306,8 +318,6 @@ def test_checkpoint_is_a_function_of_the_state_alone(machine: Machine, tmp_path:
     folder.mkdir()
     writer = checkpoint.Writer(folder, None)
     writer.write(machine.state._tip, machine.state._rows(), {})
-    from replica.protocol import manifest
-
     assert manifest.root(checkpoint.compute_manifest(folder)) == incremental
     snapshot, changes = checkpoint.load(machine.state.folder(machine.height), Height(7))
     assert snapshot.system == machine.state._tip.system
@@ -315,8 +325,13 @@ def test_checkpoint_is_a_function_of_the_state_alone(machine: Machine, tmp_path:
     assert sum(len(r) for n, r in changes.items() if "#" not in n) == 1
 
 
-def test_a_call_in_flight_survives_a_checkpoint(machine: Machine, tmp_path: Path) -> None:
-    """The question is asked, the round's budget ends, a checkpoint falls between, it goes on."""
+def test_a_call_in_flight_survives_checkpoint_sync_and_recovery(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """The question is asked, the round's budget ends, a checkpoint falls between; it goes on.
+
+    Another node takes the files over by state sync, and adopts them under a recovery's height.
+    """
     arg = candid.encode(DID.methods["ask"].args, [SECOND, "hello"])
     id_, raw = machine.request(FIRST, "ask", arg)
     machine.height += 1
@@ -326,14 +341,37 @@ def test_a_call_in_flight_survives_a_checkpoint(machine: Machine, tmp_path: Path
     folder = tmp_path / "mid-call"
     folder.mkdir()
     checkpoint.Writer(folder, None).write(result.snapshot, result.rows, {})
-    snapshot, rows = checkpoint.load(folder, Height(1000))
-    assert snapshot.canisters[FIRST].contexts and snapshot.canisters[SECOND].inbox
-    machine.state._start_from(snapshot, rows, 1)
-    machine.height = 1000
+    other = Machine(tmp_path / "other", trusted=machine.trusted)
+    root = manifest.root(checkpoint.compute_manifest(folder))
+    synced_at, recovered_at = Height(500), Height(1000)
+    other.state.install_synced(folder, synced_at, root, epoch=1)
+    other.state.open(recovery_cup(recovered_at, root))
+    assert other.state.latest_height == recovered_at
+    waiting = other.state._tip.canisters
+    assert waiting[FIRST].contexts and waiting[SECOND].inbox
+    machine, machine.height, machine.time_ns = other, recovered_at, machine.time_ns
+    other.time_ns = result.snapshot.system.time_ns
     machine.block()
     status = machine.status(id_)
     assert status.status == "replied"
     assert candid.decode(DID.methods["ask"].results, status.reply) == ["HELLO"]
+
+
+def recovery_cup(height: Height, state_hash: bytes) -> cup.CatchUpPackage:
+    keys = Transcript(1, (), b"k", ())
+    summary = Summary(RegistryVersion(7), height, 9, 9, keys, keys)
+    block = Block(
+        "v1",
+        SubnetId(Principal(b"s")),
+        Epoch(7),
+        height,
+        Rank(0),
+        b"",
+        artifacts.payload_hash(summary),
+        ValidationContext(RegistryVersion(7), height, TimeNs(1)),
+    )
+    beacon = artifacts.Beacon(Epoch(7), height, b"", b"")
+    return cup.CatchUpPackage(cup.content(block, summary, beacon, state_hash), b"")
 
 
 @pytest.mark.parametrize("victim", ["system.cbor", "canister.cbor", ".rows", "bundle.zip"])
