@@ -135,6 +135,7 @@ class VersionedRecords:
         record = parse(pb.SubnetRecord, self.need(subnet_record(subnet), version))
         members = tuple(sorted(NodeId(Principal(m)) for m in record.membership))
         keys = {m: self._node_keys(m, version) for m in members}
+        contents = self.get_versioned(cup_contents(subnet), version)
         return SubnetView(
             version=version,
             members=members,
@@ -151,6 +152,7 @@ class VersionedRecords:
             recalled_versions=tuple(record.recalled_replica_version_ids),
             trusted_bundles=tuple(record.trusted_bundle_hashes),
             is_system=record.subnet_type == 2,
+            cup_version=contents[1] if contents is not None else RegistryVersion(0),
         )
 
     def _node_keys(self, node: NodeId, version: int) -> NodeKeys:

@@ -42,6 +42,8 @@ class SubnetView:
     recalled_versions: tuple[str, ...] = ()
     trusted_bundles: tuple[bytes, ...] = ()
     is_system: bool = False
+    cup_version: RegistryVersion = RegistryVersion(0)
+    """Version that wrote the registry's CUP of this subnet: the epoch that it opens."""
 
     @property
     def quorum(self) -> int:

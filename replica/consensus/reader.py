@@ -144,8 +144,9 @@ class Reader:
     def status(self) -> Status:
         """Whether this subnet makes blocks, winds down to its next CUP, or stands still."""
         registry = self.context.registry
-        if registry.subnet(registry.latest_version).is_halted:
-            return Status.HALTED
+        latest = registry.subnet(registry.latest_version)
+        if latest.is_halted or latest.cup_version > self.epoch:
+            return Status.HALTED  # also once a recovery has opened another epoch
         if not self.context.may_sign(self.epoch):
             return Status.HALTED
         if not self.should_halt(self.chain.finalized_height + 1):

@@ -119,7 +119,8 @@ def test_without_certification_the_subnet_stops_at_the_bound() -> None:
         def execute(batch, node=node, honest=honest):  # type: ignore[no-untyped-def]
             honest(batch)
             if batch.height >= diverges_at:
-                node.state.trees[batch.height] = _other_tree(batch.height, node.index)
+                other = bytes([node.index + 1]) * 32
+                node.state.trees[batch.height] = node.state.tree_of(batch.height, other)
 
         node.state.execute = execute  # type: ignore[method-assign]
     assert world.run(
@@ -136,11 +137,3 @@ def test_without_certification_the_subnet_stops_at_the_bound() -> None:
         assert node.driver.chain.notarized_height == diverges_at - 1 + GAP_MAX
         assert node.package.height == 0, "no CUP can be made of what is not certified"
     assert world.now > GENESIS_NS
-
-
-def _other_tree(height: int, salt: int) -> tuple[bytes, bytes]:
-    from replica.protocol import hash_tree
-    from replica.protocol.hashing import leb128
-
-    tree = hash_tree.build({b"metadata": {b"height": leb128(height), b"x": bytes([salt]) * 32}})
-    return tree.digest, hash_tree.encode(hash_tree.witness(tree, [(b"metadata", b"height")]))

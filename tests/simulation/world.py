@@ -131,13 +131,15 @@ class HashChain:
             self.states[self.latest_height] + parts.encode()
         ).digest()
         self.latest_height = batch.height
-        tree = hash_tree.build(
-            {b"metadata": {b"height": leb128(batch.height), b"x": self.states[batch.height]}}
-        )
-        witness = hash_tree.encode(hash_tree.witness(tree, [(b"metadata", b"height")]))
-        self.trees[batch.height] = (tree.digest, witness)
+        self.trees[batch.height] = self.tree_of(batch.height, self.states[batch.height])
         if batch.is_checkpoint:
             self.checkpoints[batch.height] = self.states[batch.height]
+
+    @staticmethod
+    def tree_of(height: int, state: bytes) -> tuple[bytes, bytes]:
+        """Return (root, witness of the height)."""
+        tree = hash_tree.build({b"metadata": {b"height": leb128(height), b"x": state}})
+        return tree.digest, hash_tree.encode(hash_tree.witness(tree, [(b"metadata", b"height")]))
 
     def restart(self) -> None:
         """Fall back to the newest checkpoint, as a process does that stopped."""
@@ -372,13 +374,18 @@ class World:
         node.driver = d.Driver(context, node.package, self.now)
         node.driver.restore(list(node.durable), self.now)
         node.wake_at = -1
+        self._offer_each_other(node)
+        self._wake(node, self.now)
+
+    def _offer_each_other(self, node: Node) -> None:
+        """A node that (re)connects is offered all that its peers hold, and they all it holds."""
+        assert node.driver is not None
         for peer in self.nodes:
             if peer is not node and peer.driver is not None:
                 for artifact in peer.driver.offered():
                     self._transmit(peer.index, node.index, artifact)
         for artifact in node.driver.offered():
             self._broadcast(node, artifact)
-        self._wake(node, self.now)
 
     def _wake(self, node: Node, time: int) -> None:
         if node.wake_at >= self.now and node.wake_at <= time:
