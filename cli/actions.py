@@ -27,10 +27,10 @@ def _told(proposal: int, agent: Agent) -> None:
     info = nns.proposal_info(agent, proposal)
     row = views.proposal_row(info)
     sys.stdout.write(f"{proposal}\n")
-    say(
-        f"proposal {proposal} is {row['status']}: {row['yes']} yes of {row['total']}; vote with "
-        f"`reprise proposal vote {proposal} --yes`"
+    hint = (
+        f"; vote with `reprise proposal vote {proposal} --yes`" if row["status"] == "open" else ""
     )
+    say(f"proposal {proposal} is {row['status']}: {row['yes']} yes of {row['total']}{hint}")
 
 
 def halt(folder: Path, subnet: str, identity: str, neuron: int | None) -> None:

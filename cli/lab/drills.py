@@ -36,7 +36,7 @@ from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import NotVerified, ReprisError
 
 Say = Callable[[str], None]
-STAKE_E8S = 100 * lab.E8S
+STAKE_E8S = 250 * lab.E8S
 
 
 @dataclass
@@ -442,10 +442,15 @@ def node_catch_up(drill: Drill) -> Outcome:
     with phases.phase("swarm up") as notes:
         drill.up()
         _fill(drill, 400)
-        lab.wait_for("a first signed CUP", lambda: _signed_cup(drill) > 0, 60)
+        filled = drill.certified_height(app)
+        node = app.nodes[3]
+        lab.wait_for(
+            "a CUP that holds the journal",
+            lambda: (drill.status(node) or {}).get("cup_height", 0) > filled,
+            90,
+        )
         notes.append(_settings(drill))
     before = drill.certified_height(app)
-    node = app.nodes[3]
     cases = [
         _case(drill, "restarted", node, lambda: None),
         _case(drill, "two CUPs behind", node, lambda: _two_cups(drill)),

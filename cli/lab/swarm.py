@@ -40,7 +40,8 @@ from replica.protocol.registry_transport import Delta, encode_batch
 E8S = 100_000_000
 ROOT_FOLDER = Path(__file__).resolve().parents[2]
 JOURNAL = canister_id(1 << 20)
-NEURON_STAKE_E8S = 1_000 * E8S
+GENESIS_STAKES_E8S = {"default": 1_000 * E8S, "council": 1_000 * E8S, "community": 100 * E8S}
+"""Stake by identity: nobody decides alone, default and council together do."""
 SIX_MONTHS_S = 15_778_800
 MANAGEMENT = candid.parse("""
 service : {
@@ -166,6 +167,7 @@ def _write_identities(folder: Path, initializer: Ed25519Key) -> None:
         "initializer": initializer,
         "default": Ed25519Key(secrets.token_bytes(32)),
         "council": Ed25519Key(secrets.token_bytes(32)),
+        "community": Ed25519Key(secrets.token_bytes(32)),
     }
     for name, key in keys.items():
         write_secret(identities / f"{name}.pem", key.to_pem())
@@ -225,16 +227,18 @@ def initialize(swarm: Swarm, say: Say) -> None:
     """Install the NNS canisters and the journal, and hand them to their controllers."""
     key = swarm.identity("initializer")
     nns, app = swarm.agent(swarm.nns, key), swarm.agent(swarm.app, key)
-    operator, council = swarm.identity("default"), swarm.identity("council")
     for agent in (nns, app):
         for url in agent.urls:
             wait_for(f"{url} to certify a state", lambda u=url, a=agent: is_up(a, u), 60)  # type: ignore[misc]
     say("subnets certify; installing the NNS canisters")
     from nns.governance.actions import neuron_subaccount, staking_account
 
-    owners = (operator.principal, council.principal)
-    stakes = [(neuron_subaccount(p, 0), p) for p in owners]
-    accounts = [(staking_account(s), NEURON_STAKE_E8S) for s, _ in stakes]
+    owners = [swarm.identity(name).principal for name in GENESIS_STAKES_E8S]
+    stakes = [
+        (neuron_subaccount(owner, 0), owner, e8s)
+        for owner, e8s in zip(owners, GENESIS_STAKES_E8S.values())
+    ]
+    accounts = [(staking_account(subaccount), e8s) for subaccount, _, e8s in stakes]
     accounts += [(v1.account_identifier(p), 10_000 * E8S) for p in owners]
     genesis_batch = bytes.fromhex(json.loads((swarm.folder / "swarm.json").read_text())["genesis"])
     arguments = {
@@ -249,10 +253,10 @@ def initialize(swarm: Swarm, say: Say) -> None:
                     "id": number,
                     "controller": owner,
                     "subaccount": subaccount,
-                    "stake_e8s": NEURON_STAKE_E8S,
+                    "stake_e8s": e8s,
                     "dissolve_delay_seconds": SIX_MONTHS_S,
                 }
-                for number, (subaccount, owner) in enumerate(stakes, 1)
+                for number, (subaccount, owner, e8s) in enumerate(stakes, 1)
             ],
             "voting_period_seconds": 4 * 86_400,
             "reject_cost_e8s": E8S,

@@ -17,14 +17,14 @@ import httpx2
 from cli import nns_client
 from cli.lab.layout import NodeEntry, SubnetEntry
 from replica.client.agent import Agent
-from replica.client.local_registry import VersionedRecords
+from replica.client.local_registry import VersionedRecords, cup_contents
 from replica.protocol import artifacts, attestation, canonical, cbor, cup
 from replica.protocol.artifacts import Block, Certification, Finalization
 from replica.protocol.attestation import Attestation, Evidence
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.errors import Malformed, NotVerified, Rejected, ReprisError
-from replica.protocol.ids import Height, NodeId, TimeNs
+from replica.protocol.ids import Height, NodeId, RegistryVersion, SubnetId, TimeNs
 
 ATTEST_S_MAX = 120.0
 
@@ -268,14 +268,16 @@ def verify_payload(payload: dict[str, Any], records: VersionedRecords) -> attest
     subnet = payload["subnet_id"]
     if payload["evidence"] is None:
         raise NotVerified("the proposal carries no evidence")
-    view = records.view(subnet, records.version)
-    registry_cup = records.registry_cup(subnet)
+    evidence = attestation.decode(payload["evidence"])
+    version = _last_version_of(cup.decode(evidence.cup).epoch, subnet, records)
+    view = records.view(subnet, version)
+    registry_cup = records.registry_cup(subnet, version)
     if registry_cup is None:
         raise NotVerified("the registry has no catch-up package of that subnet")
     judged = attestation.judge(
-        attestation.decode(payload["evidence"]),
+        evidence,
         subnet,
-        records.subnet_public_key(subnet),
+        records.subnet_public_key(subnet, version),
         {n: k.signing for n, k in view.keys.items()},
         {n: k.committee for n, k in view.keys.items()},
         registry_cup,
@@ -283,3 +285,13 @@ def verify_payload(payload: dict[str, Any], records: VersionedRecords) -> attest
     if judged.state_hash != payload["state_hash"]:
         raise NotVerified("the evidence proves another state hash than is proposed")
     return judged
+
+
+def _last_version_of(epoch: int, subnet: SubnetId, records: VersionedRecords) -> RegistryVersion:
+    """Return the newest registry version at which an epoch was in force: evidence of an executed
+    proposal is judged as of then."""
+    key = cup_contents(subnet)
+    for delta in records.deltas:
+        if delta.version > epoch and any(m.key == key for m in delta.mutations):
+            return RegistryVersion(delta.version - 1)
+    return records.version
