@@ -39,17 +39,19 @@ def run_seed(seed: int, rounds: int = ROUNDS) -> World:
 def test_seeds(first: int, campaign: Counter[str]) -> None:
     for seed in range(first, first + PER_TEST):
         world = run_seed(seed)
+        for what in ("crash", "partition", "equivocations"):
+            assert world.counts.get(what), f"seed {seed} met no {what}"
         campaign.update(world.counts)
         campaign.update(seeds=1, rounds=world.finalized_height(), violations=0)
 
 
 def test_rare_things_do_happen() -> None:
-    """A campaign in which nobody equivocated, crashed or was cut off proves nothing."""
+    """Plans differ: slow execution, two nodes cut off at once, heavy loss all occur."""
     plans = [random_plan(seed, ROUNDS) for seed in range(SEEDS)]
-    kinds = Counter(f.kind for p in plans for f in p.faults)
-    assert min(kinds[k] for k in ("crash", "restart", "partition", "heal")) > SEEDS // 4
-    assert sum(bool(p.equivocators) for p in plans) > SEEDS // 3
     assert sum(p.slow_execution for p in plans) > SEEDS // 6
+    assert sum(any(len(f.nodes) == 2 for f in p.faults) for p in plans) > SEEDS // 6
+    assert sum(p.loss > 0.1 for p in plans) > SEEDS // 4
+    assert {p.equivocators for p in plans} == {(0,), (1,), (2,), (3,)}
 
 
 TRACE = """

@@ -86,18 +86,20 @@ class Plan:
 
 
 def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:
-    """Draw a plan of crashes and partitions that leaves a quorum most of the time."""
+    """Draw a plan: an equivocating node, crashes and partitions, at least one of each."""
     faults: list[Fault] = []
-    time = int(SECOND * 0.5)
-    equivocators = (seed % nodes,) if draw(seed, "byzantine") < 0.6 else ()
+    time = int(SECOND * 0.3)
+    equivocator = seed % nodes
+    honest = [n for n in range(nodes) if n != equivocator]
     span_ns = rounds * 130 * MS
     for i in itertools.count():
-        time += int((0.2 + 1.5 * draw(seed, "gap", i)) * SECOND)
+        time += int((0.1 + (0.4 if i < 2 else 1.5) * draw(seed, "gap", i)) * SECOND)
         if time > span_ns:
             break
-        length = int((0.1 + 1.2 * draw(seed, "length", i)) * SECOND)
-        target = int(draw(seed, "target", i) * nodes)
-        if draw(seed, "kind", i) < 0.55:
+        length = int((0.1 + (0.5 if i < 2 else 1.2) * draw(seed, "length", i)) * SECOND)
+        target = honest[int(draw(seed, "target", i) * len(honest))]
+        crash = (seed + i) % 2 == 0 if i < 2 else draw(seed, "kind", i) < 0.55
+        if crash:
             faults += [Fault(time, "crash", (target,)), Fault(time + length, "restart", (target,))]
         else:
             other = int(draw(seed, "other", i) * nodes)
@@ -109,7 +111,7 @@ def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:
         delay_ms_max=int(5 + 75 * draw(seed, "delay")),
         loss=0.2 * draw(seed, "loss"),
         faults=tuple(faults),
-        equivocators=equivocators,
+        equivocators=(equivocator,),
         slow_execution=draw(seed, "slow") < 0.3,
     )
 
