@@ -29,6 +29,11 @@ def build(orchestrator: Orchestrator) -> FastAPI:
     def attestation(height: int) -> Response:
         return Response(orchestrator.attest(height), media_type="application/octet-stream")
 
+    @app.get("/registry_deltas")
+    def registry_deltas(since: int) -> Response:
+        body = orchestrator.replicator.certified_since(since)
+        return Response(body, media_type="application/octet-stream")
+
     @app.exception_handler(ReprisError)
     async def on_error(_request: Request, error: ReprisError) -> Response:
         return Response(str(error), status_code=error.http_status, media_type="text/plain")

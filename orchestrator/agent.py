@@ -25,7 +25,7 @@ from orchestrator.replica_process import ReplicaProcess
 from replica.client import local_registry as keys
 from replica.client.agent import Agent
 from replica.client.local_registry import LocalRegistry
-from replica.protocol.errors import NotFound, ReprisError, Unavailable
+from replica.protocol.errors import Conflict, NotFound, ReprisError, Unavailable
 from replica.protocol.ids import SubnetId
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
@@ -45,7 +45,11 @@ class Orchestrator:
         self.settings = settings
         self.records = LocalRegistry(settings.registry_path, writable=True)
         self.agent = Agent(settings.nns_urls, settings.root_key, timeout_s=3.0)
-        self.replicator = RegistryReplicator(self.records, self.agent, settings.root_key)
+        self.replicator = RegistryReplicator(
+            self.records, self.agent, settings.root_key, self._peer_orchestrators
+        )
+        self.frozen = ""
+        """Why this orchestrator acts no more; empty: it does."""
         self.cups = CupProvider(settings, self.records, Agent([], settings.root_key, timeout_s=1.5))
         self.attestor = Attestor(settings, Agent([], settings.root_key, timeout_s=3.0))
         self.process = ReplicaProcess(settings.folder, settings.folder / "replica.log")
@@ -62,10 +66,30 @@ class Orchestrator:
     def check(self) -> None:
         """One turn of the loop."""
         with self.lock:
+            if self.frozen:
+                return
             self.checks += 1
-            self.replicator.poll()
+            try:
+                self.replicator.poll()
+            except Conflict as error:
+                self.frozen = str(error)
+                log(self.frozen)
+                return
             for action in decide(self._facts()):
                 self._act(action)
+
+    def _peer_orchestrators(self) -> list[str]:
+        subnet = self.subnet()
+        if subnet is None:
+            return []
+        view = self.records.view(subnet, self.records.version)
+        urls = []
+        for member in view.members:
+            if member != self.settings.node:
+                record = parse(pb.NodeRecord, self.records.need(keys.node_record(member)))
+                endpoint = record.orchestrator
+                urls.append(f"http://{endpoint.ip_addr}:{endpoint.port}")
+        return urls
 
     def _facts(self) -> Facts:
         subnet = self.subnet()
@@ -151,6 +175,7 @@ class Orchestrator:
             "registry_certified_time_ns": self.replicator.certified_time_ns,
             "registry_failures": self.replicator.failures,
             "registry_error": self.replicator.last_error,
+            "frozen": self.frozen,
             "replica_pid": self.process.pid,
             "replica_version": self.process.version,
             "replica_crashes": self.process.crashes,
