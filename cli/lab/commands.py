@@ -16,6 +16,7 @@ from pathlib import Path
 from cli import nns_client as nns
 from cli.lab import drills
 from cli.lab import swarm as lab
+from cli.lab.drill import patiently
 from cli.lab.layout import Swarm
 from cli.output import say
 from replica.protocol.crypto.keys import Ed25519Key
@@ -68,7 +69,7 @@ def _first_proposal(swarm: Swarm) -> None:
     """Leave something to vote on."""
     council = swarm.agent(swarm.nns, swarm.identity("council"))
     text = "This swarm is for learning. Vote on it: `reprise proposal vote 1 --yes`."
-    drills.patiently(
+    patiently(
         lambda: nns.propose_motion(council, nns.default_neuron(council), "A first motion", text)
     )
 

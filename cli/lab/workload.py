@@ -40,8 +40,9 @@ class Writer:
     retries: int = 0
     fault: str = ""
 
+    _stop: threading.Event = field(default_factory=threading.Event)
+
     def start(self) -> None:
-        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -69,8 +70,11 @@ class Writer:
         if self._stop.is_set():
             raise Unavailable("stopped")
 
-    def stop(self) -> None:
+    def request_stop(self) -> None:
         self._stop.set()
+
+    def stop(self) -> None:
+        self.request_stop()
         self._thread.join(15)
 
     @property

@@ -1,0 +1,124 @@
+"""The scenario node-catch-up: one node falls behind in three ways and heals by itself."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cli.lab import swarm as lab
+from cli.lab import workload
+from cli.lab.drill import (
+    Drill,
+    Outcome,
+    describe_settings,
+    node_rows,
+    signed_cup_height,
+    signs_above,
+)
+from cli.lab.layout import NodeEntry, SubnetEntry
+from replica.protocol.crypto.keys import Ed25519Key
+
+
+def node_catch_up(drill: Drill) -> Outcome:
+    """One node falls behind and heals by itself: restarted, two CUPs behind, wiped."""
+    swarm, phases, app = drill.swarm, drill.phases, drill.swarm.app
+    with phases.phase("swarm up") as notes:
+        drill.up()
+        _fill(drill, 400)
+        filled = drill.certified_height(app)
+        node = app.nodes[3]
+        lab.wait_for(
+            "a CUP that holds the journal",
+            lambda: (drill.status(node) or {}).get("cup_height", 0) > filled,
+            90,
+        )
+        notes.append(describe_settings(drill))
+    before = drill.certified_height(app)
+    cases = [
+        _case(drill, "restarted", node, lambda: None),
+        _case(drill, "two CUPs behind", node, lambda: _two_cups(drill)),
+        _case(drill, "wiped", node, lambda: _clear(node)),
+    ]
+    with phases.phase("verify") as notes:
+        drill.writer.stop()
+        entries = workload.read_all(drill.app, swarm)
+        kept = not drill.writer.fault and workload.preserved(drill.writer, entries)
+        notes.append(f"{drill.writer.count} certified entries, all there once")
+    good = (
+        kept
+        and cases[0]["bytes_fetched"] == 0
+        and cases[1]["bytes_reused"] > cases[1]["bytes_fetched"] > 0
+        and cases[2]["bytes_fetched"] > 0
+        and all(c["signs_again"] and c["subnet_never_stopped"] for c in cases)
+    )
+    return Outcome(
+        scenario="node-catch-up",
+        outcome="recovered" if good else "failed",
+        rto_seconds=max(c["rto_seconds"] for c in cases),
+        phases=phases.to_plain(),
+        state_preserved=kept,
+        height_before=before,
+        height_after=drill.certified_height(app),
+        nodes=node_rows(drill),
+        proposal_ids=[],
+        cases=cases,
+        error=drill.writer.fault,
+    )
+
+
+def _case(
+    drill: Drill, name: str, node: NodeEntry, while_down: Callable[[], None]
+) -> dict[str, Any]:
+    """Take a node down, do something to it, bring it back, and watch it catch up."""
+    others = SubnetEntry("others", drill.swarm.app.id, drill.swarm.app.nodes[:3])
+    with drill.phases.phase(name) as notes:
+        at_stop = drill.certified_height(others)
+        drill.supervisor.hold(node.folder)
+        while_down()
+        at_start = drill.certified_height(others)
+        start = time.monotonic()
+        drill.supervisor.release(node.folder)
+        lab.wait_for(
+            f"{node.name} to sign again", lambda: signs_above(drill, node, at_start), 90, 0.05
+        )
+        rto = time.monotonic() - start
+        moved = (drill.status(node) or {})["state_sync"]
+        at_end = drill.certified_height(others)
+        notes.append(
+            f"{moved['bytes_fetched']} bytes fetched, {moved['bytes_reused']} reused; "
+            f"the others went from {at_stop} to {at_end}"
+        )
+    return {
+        "case": name,
+        "rto_seconds": round(rto, 3),
+        "bytes_fetched": moved["bytes_fetched"],
+        "bytes_reused": moved["bytes_reused"],
+        "signs_again": True,
+        "subnet_never_stopped": at_stop < at_end and (at_start > at_stop or name == "restarted"),
+    }
+
+
+def _fill(drill: Drill, count: int) -> None:
+    """Let several clients write until the journal has some size."""
+    clients = [
+        workload.Writer(drill.swarm, Ed25519Key(secrets.token_bytes(32)), pad=512) for _ in range(8)
+    ]
+    for client in clients:
+        client.start()
+    lab.wait_for("a journal of some size", lambda: sum(c.count for c in clients) >= count, 90)
+    for client in clients:
+        client.stop()
+
+
+def _two_cups(drill: Drill) -> None:
+    first = signed_cup_height(drill)
+    interval = drill.options.interval_blocks
+    lab.wait_for("two more CUPs", lambda: signed_cup_height(drill) >= first + 2 * interval, 90)
+
+
+def _clear(node: NodeEntry) -> None:
+    shutil.rmtree(node.folder / "data")
+    (node.folder / "data").mkdir()

@@ -1,0 +1,188 @@
+"""A drill's surroundings: the swarm, the client that never stops writing, the phase clock.
+
+Also what scenarios observe: heights, CUPs, what was synced. They see what an operator could see.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_bytes
+from typing import TYPE_CHECKING, Any
+
+from cli import nns_client as nns
+from cli.lab import swarm as lab
+from cli.lab import workload
+from cli.lab.layout import NodeEntry, SubnetEntry, Swarm
+from cli.lab.phases import Phases
+from cli.lab.supervisor import Supervisor
+from cli.recovery import detect
+from replica.client import certified_registry
+from replica.client.agent import Agent, CallRejected
+from replica.client.local_registry import VersionedRecords
+from replica.protocol.crypto.keys import Ed25519Key
+from replica.protocol.errors import NotVerified, Rejected, ReprisError
+
+if TYPE_CHECKING:
+    from cli.lab.killer import Killer
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """What a drill prints with --json."""
+
+    scenario: str
+    outcome: str
+    rto_seconds: float
+    phases: list[dict[str, object]]
+    state_preserved: bool
+    height_before: int
+    height_after: int
+    nodes: list[dict[str, Any]]
+    proposal_ids: list[int]
+    seed: int | None = None
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+
+
+class Drill:
+    """A swarm that a disaster is about to happen to."""
+
+    def __init__(self, folder: Path, options: lab.Options, say: Say, kill: Killer | None) -> None:
+        self.folder, self.options, self.say = folder, options, say
+        self.phases = Phases(say, on_phase=kill.strike if kill else lambda _: None)
+        self.kill = kill
+        self.swarm: Swarm = lab.create(folder, options)
+        self.supervisor = Supervisor([n.folder for n in self.swarm.nodes])
+        self.records = VersionedRecords()
+        self.proposals: list[int] = []
+        self.writer = workload.Writer(self.swarm, Ed25519Key(token_bytes(32)), pad=512)
+        operator = self.swarm.identity("default")
+        self.nns = self.swarm.agent(self.swarm.nns, operator)
+        self.app = self.swarm.agent(self.swarm.app)
+        self.probe = Agent([], self.swarm.root_key, timeout_s=1.0)
+        if kill is not None:
+            kill.drill = self
+
+    def up(self) -> None:
+        self.supervisor.start()
+        lab.initialize(self.swarm, lambda _: None)
+        self.writer.start()
+        lab.wait_for("the client's first entries", lambda: self.writer.count >= 5, 30)
+
+    def close(self) -> None:
+        self.supervisor.stop()
+
+    def refresh(self) -> VersionedRecords:
+        """Fetch the newest registry; retried while the NNS restarts."""
+        certified_registry.fetch(self.nns, self.records)
+        return self.records
+
+    def status(self, node: NodeEntry) -> dict[str, Any] | None:
+        try:
+            return self.probe.node_status(node.http_url)
+        except ReprisError:
+            return None
+
+    def certified_height(self, subnet: SubnetEntry) -> int:
+        return detect.certified_height(detect.look(subnet, self.probe))
+
+    def adopt(self, title: str, number: int, payload: dict[str, Any], voter: Voter) -> int:
+        """Propose with the operator's neuron; the staked neuron's vote makes the majority."""
+        neuron = patiently(lambda: nns.default_neuron(self.nns))
+        summary = "A drill on a local swarm."
+        proposal = self._propose_once(neuron, title, summary, number, payload)
+        self.proposals.append(proposal)
+        info = patiently(lambda: nns.proposal_info(self.nns, proposal))
+        if info["status"] != 1:
+            raise NotVerified(f"half of the voting power must not decide: {info['status']}")
+        voter.vote(proposal)
+        info = patiently(lambda: nns.wait_decided(self.nns, proposal))
+        if info["status"] != 4:
+            failure = info["failure_reason"] or {"error_message": "rejected"}
+            raise NotVerified(f"proposal {proposal}: {failure['error_message']}")
+        return proposal
+
+    def _propose_once(
+        self, neuron: int, title: str, summary: str, number: int, payload: dict[str, Any]
+    ) -> int:
+        made = patiently(lambda: nns.propose(self.nns, neuron, title, summary, number, payload))
+        return int(made)
+
+
+@dataclass
+class Voter:
+    """The neuron that was staked during the drill."""
+
+    agent: Agent
+    neuron: int
+
+    def vote(self, proposal: int) -> None:
+        def cast() -> None:
+            try:
+                nns.vote(self.agent, self.neuron, proposal, nns.YES)
+            except nns.GovernanceError as error:
+                if "voted already" not in str(error):
+                    raise
+
+        patiently(cast)
+
+
+def patiently(action: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    """Repeat an action while nodes restart; refusals are final."""
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            return action()
+        except (Rejected, CallRejected) as error:
+            if isinstance(error, nns.GovernanceError | CallRejected) or time.monotonic() > end:
+                raise
+        except ReprisError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.3)
+
+
+# --- what can be seen ------------------------------------------------------------------------
+
+
+def describe_settings(drill: Drill) -> str:
+    view = drill.refresh().view(drill.swarm.app.id, drill.records.version)
+    return (
+        f"notary delay {view.notary_delay_ns // 10**6} ms, back-off "
+        f"{view.backoff_ns // 10**6} ms per height, CUP every {view.interval_length + 1} heights"
+    )
+
+
+def signs_above(drill: Drill, node: NodeEntry, height: int) -> bool:
+    status = drill.status(node)
+    return status is not None and status["shares_signed_at"] > height
+
+
+def signed_cup_height(drill: Drill) -> int:
+    reports = detect.look(drill.swarm.app, drill.probe)
+    return max(
+        (r.status["cup_height"] for r in reports if r.status and r.status["cup_signed"]), default=0
+    )
+
+
+def node_rows(drill: Drill) -> list[dict[str, Any]]:
+    out = []
+    for node in drill.swarm.app.nodes:
+        status = drill.status(node) or {}
+        moved = status.get("state_sync", {})
+        out.append(
+            {
+                "id": str(node.id),
+                "name": node.name,
+                "bytes_fetched": moved.get("bytes_fetched"),
+                "bytes_reused": moved.get("bytes_reused"),
+                "certified_height": status.get("certified_height"),
+                "resident_bytes_max": status.get("resident_bytes_max"),
+            }
+        )
+    return out
