@@ -162,7 +162,7 @@ class Replica:
         self._sync_task: asyncio.Task[None] | None = None
         self.delegation: bytes | None = None
         self.misbehaviour = 0
-        self.stopping = False
+        self._promise = settings.promised_epoch()
 
     # -- start
 
@@ -198,7 +198,7 @@ class Replica:
 
     def _may_sign(self, epoch: int) -> bool:
         """Keep the promise of an attestation until the registry has moved on."""
-        promised = self.settings.promised_epoch()
+        promised = self._promise
         if promised is None or promised[0] != epoch:
             return True
         if self.registry.latest_version <= promised[1]:
@@ -270,6 +270,8 @@ class Replica:
 
     async def _registry_loop(self) -> None:
         while True:
+            # In this order: a version that ends a promise is never seen before the promise is.
+            self._promise = self.settings.promised_epoch()
             if self.records.refresh():
                 self.registry.arrived(self.clock())
                 self._wake.set()
