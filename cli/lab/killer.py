@@ -29,23 +29,32 @@ class Killer:
             threading.Timer(0.5, self._kill, [phase]).start()
 
     def _kill(self, phase: str) -> None:
+        """Kill the next process that is up; one that is down (a wiped node) is passed over."""
         drill = self.drill
         assert drill is not None
-        nodes = drill.swarm.nodes
+        for _ in range(2 * len(drill.swarm.nodes)):
+            if self._kill_next(phase):
+                return
+
+    def _kill_next(self, phase: str) -> bool:
+        assert self.drill is not None
+        nodes = self.drill.swarm.nodes
         node = nodes[self.turn % len(nodes)]
-        orchestrator = (self.turn // len(nodes)) % 2 == 1
+        is_orchestrator = (self.turn // len(nodes)) % 2 == 1
         self.turn += 1
+        what = "orchestrator" if is_orchestrator else "replica"
         try:
-            if orchestrator:
-                pid, what = drill.supervisor.pid(node.folder), "orchestrator"
+            if is_orchestrator:
+                pid = self.drill.supervisor.pid(node.folder)
             else:
-                status = drill.probe._get(node.orchestrator_url, "/status").json()
-                pid, what = status["replica_pid"], "replica"
-            if pid:
-                os.kill(pid, signal.SIGKILL)
-                self.kills.append(f"{phase}: {what} of {node.name}")
+                pid = self.drill.probe._get(node.orchestrator_url, "/status").json()["replica_pid"]
+            if not pid:
+                return False
+            os.kill(pid, signal.SIGKILL)
         except (ReprisError, ProcessLookupError):
-            self.kills.append(f"{phase}: {node.name} was down already")
+            return False
+        self.kills.append(f"{phase}: {what} of {node.name}")
+        return True
 
     def operator(self, *arguments: str) -> None:
         """Start a command as the operator would, and kill -9 it halfway; it is simply run again."""

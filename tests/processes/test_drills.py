@@ -143,3 +143,31 @@ def _processes(folder: Path) -> list[str]:
         if str(folder) in text:
             found.append(text)
     return found
+
+
+def test_one_diverged_node_heals_at_the_next_cup(tmp_path: Path) -> None:
+    """Others certify another state than its own: it starts over, and syncs once a CUP is past."""
+    from cli.lab import divergence
+    from cli.lab import swarm as lab
+    from cli.lab.drill import Drill
+
+    drill = Drill(tmp_path / "swarm", lab.Options(interval_blocks=60), lambda _: None, None)
+    node = drill.swarm.app.nodes[3]
+    try:
+        drill.up()
+        height = divergence._inject(drill, (node,))
+
+        def healed() -> bool:
+            status = drill.status(node)
+            return status is not None and status["shares_signed_at"] > height + 5
+
+        lab.wait_for("the diverged node", healed, 120)
+        status = drill.status(node)
+        assert status is not None and status["cup_height"] > height
+        assert status["state_sync"]["bytes_fetched"] > 0
+        assert "DIVERGED" in (node.folder / "replica.log").read_text()
+        count = drill.writer.count
+        lab.wait_for("the client", lambda: drill.writer.count > count, 30)
+    finally:
+        drill.writer.stop()
+        drill.close()
