@@ -9,8 +9,6 @@ from replica.client import certified_registry
 from replica.client.agent import Agent
 from replica.client.local_registry import VersionedRecords
 
-FOLDER = Path(".reprise")
-
 
 def swarm(folder: Path) -> Swarm:
     return Swarm.load(folder)

@@ -16,6 +16,12 @@ YES, NO = 1, 2
 STATUS_NAMES = {1: "open", 2: "rejected", 3: "adopted", 4: "executed", 5: "failed"}
 RECOVER_SUBNET, UPDATE_SUBNET, SET_OPERATIONAL_LEVEL = 6, 7, 55
 FUNCTION_NAMES = {6: "RecoverSubnet", 7: "UpdateConfigOfSubnet", 55: "SetSubnetOperationalLevel"}
+METHODS = {
+    RECOVER_SUBNET: "recover_subnet",
+    UPDATE_SUBNET: "update_subnet",
+    SET_OPERATIONAL_LEVEL: "set_subnet_operational_level",
+}
+"""Registry method that each NNS function calls."""
 FEE_E8S = 10_000
 
 
@@ -117,20 +123,11 @@ def default_neuron(agent: Agent) -> int:
 
 
 def function_payload(number: int, payload: dict[str, Any]) -> bytes:
-    method = {
-        RECOVER_SUBNET: "recover_subnet",
-        UPDATE_SUBNET: "update_subnet",
-        SET_OPERATIONAL_LEVEL: "set_subnet_operational_level",
-    }[number]
-    return encode("registry", method, payload)
+    return encode("registry", METHODS[number], payload)
 
 
 def decode_payload(number: int, payload: bytes) -> dict[str, Any]:
-    method = {
-        RECOVER_SUBNET: "recover_subnet",
-        UPDATE_SUBNET: "update_subnet",
-        SET_OPERATIONAL_LEVEL: "set_subnet_operational_level",
-    }.get(number)
+    method = METHODS.get(number)
     if method is None:
         raise Malformed(f"the NNS function {number} is not known here")
     did = interface("registry")

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-FORMATS = ("table", "json", "ndjson", "id")
-
 
 def say(text: str) -> None:
     """Tell a person something; never data."""

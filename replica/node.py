@@ -31,9 +31,9 @@ from replica.p2p.transport import Handlers, Peer, Transport
 from replica.protocol import artifacts, canonical, cup, envelope
 from replica.protocol.artifacts import Artifact, Certification, Finalization
 from replica.protocol.crypto import bls
+from replica.protocol.crypto.keys import ED25519_DER_PREFIX
 from replica.protocol.errors import ReprisError, Unavailable
 from replica.protocol.ids import (
-    CanisterId,
     Height,
     NodeId,
     Principal,
@@ -99,8 +99,6 @@ class RegistrySurroundings:
         return ranges
 
     def _topology(self, version: RegistryVersion) -> Topology:
-        from replica.protocol.crypto.keys import ED25519_DER_PREFIX
-
         ranges = self._ranges(version)
         entries = []
         for subnet in sorted(self.records.subnets(version)):
@@ -161,7 +159,6 @@ class Replica:
         self._adverts: dict[NodeId, tuple[tuple[int, bytes], ...]] = {}
         self._sync_task: asyncio.Task[None] | None = None
         self.delegation: bytes | None = None
-        self.misbehaviour = 0
         self._promise = settings.promised_epoch()
 
     # -- start
@@ -317,7 +314,6 @@ class Replica:
         elif isinstance(effect, consensus.Diverged):
             self._set_aside_diverged(effect.height)
         elif isinstance(effect, consensus.Misbehaved):
-            self.misbehaviour += 1
             kind = type(effect.artifact).__name__
             log(f"invalid {kind} at {effect.artifact.height}: {effect.reason}")
 
@@ -393,7 +389,6 @@ class Replica:
         self._adverts[node] = advert.states
 
     def _on_invalid(self, node: NodeId, reason: str) -> None:
-        self.misbehaviour += 1
         log(f"{node.short} sent something invalid: {reason}")
 
     def _advertisers(self, height: int, root: bytes) -> list[NodeId]:
@@ -516,4 +511,4 @@ def _resident_bytes_max() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-__all__ = ["CanisterId", "Replica", "log"]
+__all__ = ["Replica", "log"]

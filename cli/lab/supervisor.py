@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 RESTART_S = 0.3
@@ -29,7 +28,6 @@ class Supervisor:
         self._held: set[Path] = set()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self.restarts = 0
 
     def start(self) -> None:
         for folder in self.folders:
@@ -54,7 +52,6 @@ class Supervisor:
             with self._lock:
                 for folder, process in list(self._processes.items()):
                     if process.poll() is not None and folder not in self._held:
-                        self.restarts += 1
                         self._spawn(folder)
 
     def pid(self, folder: Path) -> int:
@@ -102,7 +99,6 @@ def main() -> None:
         pass
     supervisor.stop()
     (folder / "supervisor.pid").unlink(missing_ok=True)
-    time.sleep(0)
 
 
 if __name__ == "__main__":

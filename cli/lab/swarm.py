@@ -38,7 +38,6 @@ from replica.protocol.ids import (
 from replica.protocol.registry_transport import Delta, encode_batch
 
 E8S = 100_000_000
-ROOT_FOLDER = Path(__file__).resolve().parents[2]
 JOURNAL = canister_id(1 << 20)
 GENESIS_STAKES_E8S = {"default": 1_000 * E8S, "council": 1_000 * E8S, "community": 100 * E8S}
 """Stake by identity: nobody decides alone, default and council together do."""
@@ -73,7 +72,6 @@ class Options:
     backoff_ms: int = 10
     stall_limit_ms: int = 5000
     poll_ms: int = 300
-    voting_period_s: int = 4 * 86_400
 
 
 def free_ports(count: int) -> list[int]:

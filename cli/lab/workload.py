@@ -37,7 +37,6 @@ class Writer:
     """Extra characters per entry, to give the state some size."""
     acknowledged: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Entries by our sequence number, as certified."""
-    retries: int = 0
     fault: str = ""
 
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -66,7 +65,6 @@ class Writer:
                 self.fault = str(error)
 
     def _on_retry(self, _reason: str) -> None:
-        self.retries += 1
         if self._stop.is_set():
             raise Unavailable("stopped")
 

@@ -10,6 +10,7 @@ import ast
 import io
 import tomllib
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,16 +59,21 @@ def build(folder: Path) -> bytes:
         for p in folder.rglob("*")
         if p.is_file() and p.suffix in (".py", ".toml", ".did") and "__pycache__" not in p.parts
     )
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for path in wanted:
-            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
-            info.external_attr = 0o644 << 16
-            info.create_system = 3
-            archive.writestr(info, path.read_bytes())
-    data = out.getvalue()
+    data = pack((p.relative_to(folder).as_posix(), p.read_bytes()) for p in wanted)
     read(data)
     return data
+
+
+def pack(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return a zip whose bytes depend on names and contents alone."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files:
+            info = zipfile.ZipInfo(name, EPOCH)
+            info.external_attr = 0o644 << 16
+            info.create_system = 3
+            archive.writestr(info, content)
+    return out.getvalue()
 
 
 @lru_cache(maxsize=64)

@@ -7,11 +7,12 @@ import io
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import migrations
 import replica
-from replica.abi.bundle import EPOCH
+from replica.abi.bundle import pack
 from replica.protocol.errors import NotVerified
 
 PACKAGES = (replica, migrations)
@@ -20,19 +21,16 @@ SUFFIXES = (".py", ".mako")
 
 def build() -> bytes:
     """Pack the replica that is installed here; the bytes depend on the sources alone."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for package in PACKAGES:
-            assert package.__file__ is not None
-            root = Path(package.__file__).parent
-            for path in sorted(root.rglob("*")):
-                if path.suffix in SUFFIXES and "__pycache__" not in path.parts:
-                    name = f"{root.name}/{path.relative_to(root).as_posix()}"
-                    info = zipfile.ZipInfo(name, EPOCH)
-                    info.external_attr = 0o644 << 16
-                    info.create_system = 3
-                    archive.writestr(info, path.read_bytes())
-    return out.getvalue()
+    return pack(_sources())
+
+
+def _sources() -> Iterator[tuple[str, bytes]]:
+    for package in PACKAGES:
+        assert package.__file__ is not None
+        root = Path(package.__file__).parent
+        for path in sorted(root.rglob("*")):
+            if path.suffix in SUFFIXES and "__pycache__" not in path.parts:
+                yield f"{root.name}/{path.relative_to(root).as_posix()}", path.read_bytes()
 
 
 def unpack(package: bytes, releases: Path, sha256_hex: str) -> Path:

@@ -33,7 +33,6 @@ GAP_MAX = 70
 CHAIN_LENGTH_MIN = 50
 """Heights kept below the CUP, so that a peer slightly behind can replay instead of syncing; a whole
 interval when that is longer."""
-SLOW_CERTIFICATION_NS = 2_000_000_000
 BACKOFF_NUMERATOR, BACKOFF_DENOMINATOR = 3, 2
 CUP_HOLD_BACK_NS = 10_000_000_000
 CUP_HOLD_BACK_REPLAYING_NS = 150_000_000_000
@@ -207,10 +206,6 @@ class Reader:
         return delay
 
     # -- blocks
-
-    def parent_of_next(self) -> artifacts.Block | None:
-        entries = self.chain.notarized_at(self.chain.notarized_height)
-        return entries[0].block if entries else None
 
     def payloads_since(self, parent: bytes, certified_height: int) -> list[Payload]:
         """Return the payloads of the parent and its ancestors above a certified height."""

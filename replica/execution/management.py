@@ -7,7 +7,7 @@ Source: interface specification "The IC management canister".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from replica.abi import bundle as bundles
@@ -294,4 +294,4 @@ def declarations(id_: CanisterId, bundle: bundles.Bundle) -> list[tuple[str, str
     ]
 
 
-__all__ = ["INTERFACE", "Management", "Policy", "Refused", "declarations", "replace"]
+__all__ = ["INTERFACE", "Management", "Policy", "Refused", "declarations"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from replica.abi import bundle as bundles
@@ -22,7 +22,7 @@ from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import NotVerified, ReprisError
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import Height, RegistryVersion, SubnetId
-from replica.runtime.journal import sync_directory, write_durably
+from replica.runtime.journal import sync_directory
 from replica.state import checkpoint
 from replica.state.rows import Changes, Layer
 from replica.state.state import Snapshot, genesis
@@ -203,8 +203,6 @@ class StateManager:
         fault = self.fault
         if fault is None or (snapshot.height, snapshot.system.epoch) != (fault.height, fault.epoch):
             return snapshot
-        from dataclasses import replace
-
         digest = sha256(b"injected divergence" + fault.salt + snapshot.system.digest)
         return replace(snapshot, system=replace(snapshot.system, digest=digest))
 
@@ -290,4 +288,4 @@ class StateManager:
         self._base = height
 
 
-__all__ = ["Certified", "StateFault", "StateManager", "Surroundings", "write_durably"]
+__all__ = ["Certified", "StateFault", "StateManager", "Surroundings"]

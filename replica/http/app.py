@@ -16,7 +16,6 @@ from replica.execution import round as execution
 from replica.execution.state_manager import Certified
 from replica.node import Replica
 from replica.protocol import cbor, certificate, envelope, hash_tree
-from replica.protocol.crypto import bls
 from replica.protocol.errors import (
     LimitExceeded,
     Malformed,
@@ -25,7 +24,7 @@ from replica.protocol.errors import (
     Unavailable,
 )
 from replica.protocol.hashing import domain
-from replica.protocol.ids import MANAGEMENT_CANISTER, CanisterId, Principal
+from replica.protocol.ids import MANAGEMENT_CANISTER, Principal
 
 BODY_BYTES_MAX = 5 << 20
 SYNC_CALL_WAIT_S = 10.0
@@ -208,17 +207,3 @@ class Interface:
 
     async def evidence(self, _http: Request) -> Response:
         return _cbor(self.replica.evidence())
-
-
-def subnet_paths(subnet: Principal) -> list[tuple[bytes, ...]]:
-    """Paths of a delegation: the subnet's key and its canister ranges in both homes."""
-    return [
-        (b"subnet", bytes(subnet), b"public_key"),
-        (b"subnet", bytes(subnet), b"canister_ranges"),
-        (b"subnet", bytes(subnet), b"type"),
-        (b"canister_ranges", bytes(subnet)),
-        (b"time",),
-    ]
-
-
-__all__ = ["CanisterId", "bls", "build", "subnet_paths"]

@@ -241,7 +241,6 @@ Artifact = (
     | Certification
 )
 
-KINDS: tuple[type, ...] = Artifact.__args__
 SHARES = (
     NotarizationShare,
     FinalizationShare,

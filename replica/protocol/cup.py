@@ -224,8 +224,3 @@ def transcript_from_record(record: pb.InitialNiDkgTranscriptRecord) -> Transcrip
 
 def content_hash(content_bytes: bytes) -> bytes:
     return sha256(content_bytes)
-
-
-def order_key(package: CatchUpPackage) -> tuple[int, int]:
-    """Sort key of CUPs: by height, then by registry version."""
-    return (package.height, package.registry_version)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from replica.protocol.errors import LimitExceeded, Malformed, NotVerified
 from replica.protocol.hashing import domain, domain_hash
@@ -40,7 +41,7 @@ class ChunkInfo:
     hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Manifest:
     version: int
     files: tuple[FileInfo, ...]
@@ -55,6 +56,12 @@ class Manifest:
     @property
     def size_bytes(self) -> int:
         return sum(f.size_bytes for f in self.files)
+
+    @cached_property
+    def meta(self) -> MetaManifest:
+        """Computed once: every served chunk and every advert asks for its root."""
+        pieces = split(encode(self))
+        return MetaManifest(self.version, tuple([sub_manifest_hash(p) for p in pieces]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +208,7 @@ def sub_manifest_hash(piece: bytes) -> bytes:
 
 
 def meta_manifest(manifest: Manifest) -> MetaManifest:
-    pieces = split(encode(manifest))
-    return MetaManifest(manifest.version, tuple([sub_manifest_hash(p) for p in pieces]))
+    return manifest.meta
 
 
 def decode_meta(data: bytes) -> MetaManifest:

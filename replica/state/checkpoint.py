@@ -64,7 +64,6 @@ class Writer:
 
     def __init__(self, folder: Path, base: Path | None) -> None:
         self.folder, self.base = folder, base
-        self.written_bytes = 0
 
     def write(self, snapshot: Snapshot, rows: RowStore, dirty: dict[str, set[bytes]]) -> None:
         """`dirty`: keys changed since the base checkpoint, by qualified table name."""
@@ -143,7 +142,6 @@ class Writer:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        self.written_bytes += len(data)
 
 
 def _border_below(rows: RowStore, table: str, key: bytes) -> bytes | None:

@@ -317,6 +317,14 @@ def test_a_refused_recovery_never_becomes_a_proposal(case: Case) -> None:
     assert listed == {"proposal_info": []}
 
 
+def test_a_recovery_by_someone_elses_neuron_is_refused(case: Case) -> None:
+    payload = nns_client.function_payload(6, case.payload())
+    action = {"ExecuteNnsFunction": {"nns_function": 6, "payload": payload}}
+    proposal = {"url": "", "title": "Recover it", "summary": "", "action": action}
+    answer = manage(case.machine, BOB, 1, {"MakeProposal": proposal})
+    assert "does not control neuron 1" in answer["Error"]["error_message"]
+
+
 def test_only_governance_recovers(case: Case) -> None:
     with pytest.raises(Refused, match="only governance"):
         case.machine.call(REGISTRY, DID, "recover_subnet", case.payload())
