@@ -325,7 +325,7 @@ class Replica:
         keep = [artifacts.encode(a) for a in self.driver.pool.validated]
         keep += [artifacts.encode(a) for a in self.driver.certifications.validated]
         self.journal.rewrite(keep)
-        self.state.remove_checkpoints_below(package.height, keep=2)
+        self.state.forget_below(package.height)
         log(f"CUP {package.height} state {package.state_hash.hex()[:12]}")
 
     def _set_aside_diverged(self, height: Height) -> None:

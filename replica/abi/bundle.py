@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tomllib
 import zipfile
 from collections.abc import Iterable
@@ -39,6 +40,8 @@ class Bundle:
     name: str
     interface: candid.Interface
     tables: tuple[Table, ...]
+    dropped: tuple[str, ...]
+    """Tables that an upgrade to this code gives up, rows and all."""
     modules: dict[str, str]
     """Dotted module name, relative to the package, to source; "" is the package itself."""
     module_hash: bytes
@@ -103,7 +106,10 @@ def read(data: bytes) -> Bundle:
     if "" not in modules:
         raise BundleRefused("the bundle has no __init__.py")
     tables = declare(settings.get("tables", {}))
-    return Bundle(name, candid.parse(did), tables, modules, sha256(data))
+    dropped = settings.get("dropped_tables", [])
+    if not isinstance(dropped, list) or any(not isinstance(d, str) for d in dropped):
+        raise BundleRefused("canister.toml: dropped_tables is a list of names")
+    return Bundle(name, candid.parse(did), tables, tuple(dropped), modules, sha256(data))
 
 
 def _unpack(data: bytes) -> dict[str, str]:
@@ -151,6 +157,19 @@ _FORBIDDEN_NODES: dict[type, str] = {
 }
 
 
+FORMAT_WIDTH_MAX = 10_000
+
+
+def _width(node: ast.FormattedValue) -> int:
+    """Return the greatest number in a format specification."""
+    texts = (
+        [n.value for n in ast.walk(node.format_spec) if isinstance(n, ast.Constant)]
+        if (node.format_spec is not None)
+        else []
+    )
+    return max([int(d) for t in texts for d in re.findall(r"\d+", str(t))], default=0)
+
+
 def check(path: str, source: str) -> ast.Module:
     """Check one file against the rules. Raises: BundleRefused, naming file and line."""
     try:
@@ -185,6 +204,14 @@ def _fault(node: ast.AST) -> str | None:
     if isinstance(node, ast.ImportFrom) and node.level == 0:
         if node.module not in (ABI, "__future__"):
             return f"import of {node.module} (only relative imports and {ABI})"
+    if isinstance(node, ast.Name | ast.FunctionDef | ast.ClassDef | ast.arg):
+        name = str(
+            getattr(node, "id", None) or getattr(node, "name", None) or getattr(node, "arg", "")
+        )
+        if name.startswith(("_meter", "_bounded")):
+            return f"the name {name} (the host's)"
+    if isinstance(node, ast.FormattedValue) and _width(node) > FORMAT_WIDTH_MAX:
+        return f"a format wider than {FORMAT_WIDTH_MAX}"
     if isinstance(node, ast.ExceptHandler) and node.type is None:
         return "a bare except"
     if isinstance(node, ast.ImportFrom) and any(a.name == "*" for a in node.names):

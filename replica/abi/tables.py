@@ -179,13 +179,17 @@ class RowAccess(Protocol):
 class TableHandle:
     """What a canister's code does with one of its tables. Always in key order."""
 
-    def __init__(self, table: Table, rows: RowAccess, *, spend: Any, read_only: bool) -> None:
+    def __init__(
+        self, table: Table, rows: RowAccess, *, spend: Any, read_only: bool, name: str = ""
+    ) -> None:
+        """`name`: under which the rows lie; the table's own by default."""
         self._table, self._rows = table, rows
+        self._name = name or table.name
         self._spend, self._read_only = spend, read_only
 
     def get(self, *key: Any) -> Row | None:
         self._spend(4)
-        raw = self._rows.get(self._table.name, encode_key(self._table, key))
+        raw = self._rows.get(self._name, encode_key(self._table, key))
         return None if raw is None else decode_row(self._table, raw)
 
     def put(self, **row: Any) -> None:
@@ -195,20 +199,20 @@ class TableHandle:
         key = row_key(self._table, row)
         encoded = encode_row(self._table, row)
         self._spend(8 + len(encoded) // 64)
-        before = self._rows.get(self._table.name, key)
+        before = self._rows.get(self._name, key)
         for index in self._table.indexes:
             self._index(index, key, before, row)
-        self._rows.put(self._table.name, key, encoded)
+        self._rows.put(self._name, key, encoded)
 
     def delete(self, *key: Any) -> None:
         self._writable()
         self._spend(8)
         encoded = encode_key(self._table, key)
-        before = self._rows.get(self._table.name, encoded)
+        before = self._rows.get(self._name, encoded)
         if before is not None:
             for index in self._table.indexes:
                 self._index(index, encoded, before, None)
-            self._rows.put(self._table.name, encoded, None)
+            self._rows.put(self._name, encoded, None)
 
     def range(
         self, *prefix: Any, start: tuple[Any, ...] | None = None, reverse: bool = False
@@ -222,7 +226,7 @@ class TableHandle:
         if start is not None:
             bound = encode_key(self._table, start)
             low, high = (low, bound) if reverse else (max(low, bound), high)
-        for _, raw in self._rows.scan(self._table.name, low, high, reverse=reverse):
+        for _, raw in self._rows.scan(self._name, low, high, reverse=reverse):
             self._spend(4)
             yield decode_row(self._table, raw)
 
@@ -230,15 +234,15 @@ class TableHandle:
         """Yield rows whose indexed columns equal `values`, in key order."""
         spec = next(i for i in self._table.indexes if i.name == index)
         low = encode_key(self._table, values, spec.columns)
-        name = index_table(self._table.name, index)
+        name = index_table(self._name, index)
         for _, key in self._rows.scan(name, low, prefix_end(low), reverse=False):
             self._spend(8)
-            raw = self._rows.get(self._table.name, key)
+            raw = self._rows.get(self._name, key)
             assert raw is not None, "an index points at a row that is not there"
             yield decode_row(self._table, raw)
 
     def _index(self, index: Index, key: bytes, before: bytes | None, after: Row | None) -> None:
-        name = index_table(self._table.name, index.name)
+        name = index_table(self._name, index.name)
         old = None
         if before is not None:
             old = index_key(self._table, index, decode_row(self._table, before), key)

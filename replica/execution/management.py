@@ -7,23 +7,33 @@ Source: interface specification "The IC management canister".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from replica.abi import bundle as bundles
-from replica.abi.tables import Table
-from replica.execution import python_runtime as python
+from replica.execution import install, snapshots
+from replica.execution.errors import Refused
 from replica.protocol import candid
 from replica.protocol.errors import Rejected
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import LIFELINE, ROOT, CanisterId, Principal, canister_id
-from replica.state.records import RUNNING, STOPPED, STOPPING, Canister, Origin
+from replica.state.placement import all_tables
+from replica.state.records import (
+    RUNNING,
+    STOPPED,
+    STOPPING,
+    Canister,
+    Origin,
+    Request,
+    StopWaiter,
+)
 from replica.state.rows import Layer
 from replica.state.state import BlockState
 
 INTERFACE = candid.parse("""
 type canister_settings = record { controllers : opt vec principal };
 type status = variant { running; stopping; stopped };
+type snapshot = record { id : blob; taken_at_timestamp : nat64; total_size : nat64 };
 service : {
   create_canister : (record { settings : opt canister_settings }) -> (record {
     canister_id : principal;
@@ -40,6 +50,12 @@ service : {
   stop_canister : (record { canister_id : principal }) -> ();
   uninstall_code : (record { canister_id : principal }) -> ();
   delete_canister : (record { canister_id : principal }) -> ();
+  take_canister_snapshot : (record {
+    canister_id : principal; replace_snapshot : opt blob;
+  }) -> (snapshot);
+  load_canister_snapshot : (record { canister_id : principal; snapshot_id : blob }) -> ();
+  list_canister_snapshots : (record { canister_id : principal }) -> (vec snapshot);
+  delete_canister_snapshot : (record { canister_id : principal; snapshot_id : blob }) -> ();
   canister_status : (record { canister_id : principal }) -> (record {
     status : status; settings : record { controllers : vec principal };
     module_hash : opt blob; memory_size : nat; cycles : nat; idle_cycles_burned_per_day : nat;
@@ -47,15 +63,6 @@ service : {
 }
 """)
 CONTROLLERS_MAX = 10
-
-
-class Refused(Rejected):
-    """A management call failed; carries the IC's reject and error codes."""
-
-    def __init__(self, error_code: str, message: str) -> None:
-        super().__init__(message)
-        self.error_code = error_code
-        self.reject_code = int(error_code[3])
 
 
 @dataclass
@@ -70,6 +77,15 @@ class Policy:
 
 
 @dataclass
+class Effort:
+    """What a call cost, also when it failed."""
+
+    steps: int = 0
+    moved: int = 0
+    """Rows that an upgrade moved."""
+
+
+@dataclass
 class Management:
     """Executes management calls against a block's state."""
 
@@ -77,8 +93,9 @@ class Management:
     policy: Policy
     layer: Layer
     caller: Principal
-    declared: dict[str, tuple[str, Table]]
-    """Tables that came into being: qualified name to SQL name and declaration."""
+    effort: Effort = field(default_factory=Effort)
+    rejections: list[tuple[Origin, str, str]] = field(default_factory=list)
+    """Calls that nobody will answer any more: (who waits, error code, text)."""
 
     def execute(self, method: str, arg: bytes, origin: Origin) -> bytes | None:
         """Run a method; None: answered later (stop_canister). Raises: Refused."""
@@ -117,8 +134,8 @@ class Management:
             raise Refused("IC0301", f"{id_} is not in this subnet's range of canisters")
         if id_ in self.state.canisters:
             raise Refused("IC0205", f"the canister {id_} exists already")
-        controllers = self._controllers(settings) or (self.caller,)
-        self.state.set(Canister(id_, controllers))
+        controllers = self._controllers(settings)
+        self.state.set(Canister(id_, (self.caller,) if controllers is None else controllers))
         return {"canister_id": id_}
 
     def _controllers(self, settings: Any) -> tuple[Principal, ...] | None:
@@ -142,64 +159,17 @@ class Management:
     def _install_code(self, arg: dict[str, Any]) -> None:
         canister = self._controlled(arg)
         ((mode, _),) = arg["mode"].items()
-        module = arg["wasm_module"]
-        self._check_trust(canister, module)
-        try:
-            loaded = python.program(module)
-        except Rejected as error:
-            raise Refused("IC0505", f"the bundle is refused: {error}") from error
-        if mode == "install" and canister.bundle:
-            raise Refused("IC0538", f"{canister.id} has code already; use upgrade or reinstall")
-        if mode == "upgrade" and not canister.bundle:
-            raise Refused("IC0537", f"{canister.id} has no code to upgrade")
-        if mode == "upgrade":
-            self._check_tables(canister, loaded)
-        else:
-            self._drop_rows(canister)
-        self._declare_tables(canister, loaded)
+        self._check_trust(canister, arg["wasm_module"])
         layer = Layer(self.layer)
-        meter = python.Meter(10 * python.STEPS_MAX)
-        context = python.InvocationContext(
-            loaded,
-            canister.id,
-            canister.controllers,
-            self.caller,
-            self.state.time_ns,
-            layer,
-            meter,
-            read_only=False,
+        done = install.run(
+            canister, mode, arg["wasm_module"], arg["arg"], self.caller, self.state.time_ns, layer
         )
-        entry = "post_upgrade" if mode == "upgrade" else "init"
-        if (entry, "") in loaded.entries:
-            result = self._run_entry(loaded, context, entry, arg["arg"])
-            layer.merge_into(self.layer.changes)
-        else:
-            result = python.Result()
-        certified = canister.certified_data if mode == "upgrade" else b""
-        self.state.change(
-            canister.id,
-            bundle=module,
-            version=canister.version + 1,
-            certified_data=result.certified_data
-            if result.certified_data is not None
-            else certified,
-            timer_ns=result.timer_ns or 0,
-        )
-
-    def _run_entry(
-        self, loaded: python.Program, context: Any, entry: str, arg: bytes
-    ) -> python.Result:
-        values: list[Any] = []
-        if entry == "init":
-            try:
-                values = candid.decode(loaded.bundle.interface.init, arg, loaded.bundle.interface)
-            except Rejected as error:
-                raise Refused("IC0408", f"init argument: {error}") from error
-        result = python.run(context, loaded, entry, "", tuple(values), None)
-        failure = result.trap or result.rejected
-        if failure or result.calls:
-            raise Refused("IC0503", f"{entry} failed: {failure or 'it must not call out'}")
-        return result
+        self.effort.steps += done.steps
+        if done.failure:
+            raise Refused(done.error_code, done.failure)
+        layer.merge_into(self.layer)
+        self.effort.moved += done.moved
+        self.state.set(done.canister)
 
     def _check_trust(self, canister: Canister, module: bytes) -> None:
         """A bundle is not sandboxed: who may run one is decided by governance or the registry."""
@@ -213,33 +183,43 @@ class Management:
                 "and neither root nor lifeline controls the canister",
             )
 
-    def _check_tables(self, canister: Canister, loaded: python.Program) -> None:
-        before = {t.name: t for t in bundles.read(canister.bundle).tables}
-        for table in loaded.bundle.tables:
-            if table.name in before and before[table.name] != table:
-                raise Refused("IC0505", f"an upgrade can't change the table {table.name}")
-        missing = set(before) - {t.name for t in loaded.bundle.tables}
-        if missing:
-            raise Refused("IC0505", f"an upgrade can't drop the table {min(missing)}")
-
-    def _declare_tables(self, canister: Canister, loaded: python.Program) -> None:
-        for qualified, sql_name, table in declarations(canister.id, loaded.bundle):
-            self.declared[qualified] = (sql_name, table)
-
-    def _drop_rows(self, canister: Canister) -> None:
-        if not canister.bundle:
-            return
-        for qualified, _, table in declarations(canister.id, bundles.read(canister.bundle)):
-            for name in [qualified, *[f"{qualified}#{i.name}" for i in table.indexes]]:
-                for key in [k for k, _ in self.layer.scan(name, b"", None)]:
-                    self.layer.put(name, key, None)
-
     def _uninstall_code(self, arg: dict[str, Any]) -> None:
         canister = self._controlled(arg)
-        self._drop_rows(canister)
-        self.state.change(
-            canister.id, bundle=b"", certified_data=b"", timer_ns=0, version=canister.version + 1
+        self._abandon_calls(canister, "was uninstalled")
+        self.state.set(install.without_code(self.state.canisters[canister.id]))
+
+    def _abandon_calls(self, canister: Canister, why: str) -> None:
+        """Answer everybody who waits for a canister that will not answer any more."""
+        text = f"{canister.id} {why} while the call was open"
+        waiting = [c.origin for c in canister.contexts.values()]
+        waiting += [m.origin for m in canister.inbox if isinstance(m, Request)]
+        self.rejections += [(origin, "IC0504", text) for origin in waiting]
+        self.state.change(canister.id, contexts={}, callbacks={}, inbox=())
+
+    # -- snapshots
+
+    def _take_canister_snapshot(self, arg: dict[str, Any]) -> dict[str, Any]:
+        canister = self._controlled(arg)
+        taken, steps = snapshots.take(
+            canister, arg["replace_snapshot"], self.state.time_ns, self.layer
         )
+        self.effort.steps += steps
+        self.state.set(taken)
+        return snapshots.describe(taken, taken.snapshots[-1])
+
+    def _load_canister_snapshot(self, arg: dict[str, Any]) -> None:
+        canister = self._controlled(arg)
+        loaded, steps = snapshots.load(canister, arg["snapshot_id"], self.layer)
+        self.effort.steps += steps
+        self.state.set(loaded)
+
+    def _list_canister_snapshots(self, arg: dict[str, Any]) -> list[dict[str, Any]]:
+        canister = self._controlled(arg)
+        return [snapshots.describe(canister, s) for s in canister.snapshots]
+
+    def _delete_canister_snapshot(self, arg: dict[str, Any]) -> None:
+        canister = self._controlled(arg)
+        self.state.set(snapshots.delete(canister, arg["snapshot_id"]))
 
     # -- life cycle
 
@@ -251,14 +231,18 @@ class Management:
 
     def _start_canister(self, arg: dict[str, Any]) -> None:
         canister = self._controlled(arg)
-        self.state.change(canister.id, status=RUNNING, version=canister.version + 1)
+        for waiter in canister.stop_waiters:
+            self.rejections.append((waiter.origin, "IC0509", f"{canister.id} was started again"))
+        self.state.change(
+            canister.id, status=RUNNING, stop_waiters=(), version=canister.version + 1
+        )
 
     def _stop_canister(self, arg: dict[str, Any], origin: Origin) -> bytes | None:
         canister = self._controlled(arg)
         if canister.status == STOPPED or not canister.contexts:
             self.state.change(canister.id, status=STOPPED, version=canister.version + 1)
             return candid.encode([], [])
-        waiters = (*canister.stop_waiters, origin)
+        waiters = (*canister.stop_waiters, StopWaiter(origin, self.state.time_ns))
         self.state.change(canister.id, status=STOPPING, stop_waiters=waiters)
         return None
 
@@ -266,7 +250,11 @@ class Management:
         canister = self._controlled(arg)
         if canister.status != STOPPED:
             raise Refused("IC0510", f"{canister.id} must be stopped before it is deleted")
-        self._drop_rows(canister)
+        self._abandon_calls(canister, "was deleted")
+        for placed in all_tables(canister):
+            for name in [placed.name, *[f"{placed.name}#{i.name}" for i in placed.table.indexes]]:
+                for key in [k for k, _ in self.layer.scan(name, b"", None)]:
+                    self.layer.put(name, key, None)
         del self.state.canisters[canister.id]
         self.state.touched[canister.id] = None
 
@@ -286,12 +274,4 @@ class Management:
         }
 
 
-def declarations(id_: CanisterId, bundle: bundles.Bundle) -> list[tuple[str, str, Table]]:
-    """Return (qualified name, SQL name, declaration) of a canister's tables."""
-    number = int.from_bytes(id_[:8], "big")
-    return [
-        (f"{id_.hex()}/{t.name}", f"c{number}_{bundle.name}_{t.name}", t) for t in bundle.tables
-    ]
-
-
-__all__ = ["INTERFACE", "Management", "Policy", "Refused", "declarations"]
+__all__ = ["INTERFACE", "Effort", "Management", "Policy", "Refused"]

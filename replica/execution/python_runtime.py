@@ -11,6 +11,7 @@ import ast
 import builtins
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 from replica.abi import bundle as bundles
@@ -19,6 +20,8 @@ from replica.abi.tables import RowAccess, TableHandle
 from replica.protocol import candid
 from replica.protocol.errors import Rejected
 from replica.protocol.ids import CanisterId, Principal
+from replica.state.placement import Placed, tables_of
+from replica.state.records import Canister
 from replica.state.rows import Layer
 
 STEPS_MAX = 5_000_000
@@ -27,7 +30,7 @@ DEPTH_MAX = 120
 LOG_BYTES_MAX = 4096
 CERTIFIED_DATA_BYTES_MAX = 32
 
-NAMED_KINDS = ("update", "query", "raw_query", "reply")
+NAMED_KINDS = ("update", "query", "raw_query", "reply", "migrate")
 
 _SAFE_BUILTINS = (
     "abs all any bool bytes bytearray callable chr dict divmod enumerate filter "
@@ -91,15 +94,33 @@ class _Weaver(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self.generic_visit(node)
-        is_generator = any(isinstance(n, ast.Yield | ast.YieldFrom) for n in ast.walk(node))
-        if is_generator:
-            node.body.insert(0, self._call("_meter_spend", node))
+        if _yields(node):
+            marker = ast.Name("_metered_generator", ast.Load())
+            node.decorator_list.append(ast.fix_missing_locations(ast.copy_location(marker, node)))
             return node
         guarded = ast.Try(node.body, [], [], [self._call("_meter_leave", node)])
         node.body = [
             self._call("_meter_enter", node),
             ast.fix_missing_locations(ast.copy_location(guarded, node)),
         ]
+        return node
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        self.generic_visit(node)
+        nothing = ast.arguments([], [], None, [], [], None, [])
+        body = ast.Lambda(nothing, node.body)
+        node.body = ast.Call(ast.Name("_metered_run", ast.Load()), [body], [])
+        return ast.fix_missing_locations(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """What a builtin consumes in one go is counted before or while it does."""
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id in _GREEDY and node.args:
+            first = node.args[0]
+            compares = node.func.id in ("max", "min") and len(node.args) > 1
+            if not compares and not isinstance(first, ast.Starred):
+                made = ast.Call(ast.Name("_metered", ast.Load()), [first], [])
+                node.args[0] = ast.fix_missing_locations(ast.copy_location(made, first))
         return node
 
     def visit_For(self, node: ast.For) -> ast.AST:
@@ -138,6 +159,21 @@ class _Weaver(ast.NodeTransformer):
         made = ast.Assign([node.target], call)
         return ast.fix_missing_locations(ast.copy_location(made, node))
 
+
+def _yields(function: ast.FunctionDef) -> bool:
+    """Whether a function is a generator itself, not only one inside it."""
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Yield | ast.YieldFrom):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
+            waiting += ast.iter_child_nodes(node)
+    return False
+
+
+_GREEDY = frozenset("all any bytearray bytes dict list max min sorted sum tuple".split())
+"""Builtins that consume their argument whole."""
 
 BITS_MAX = 1 << 20
 ITEMS_MAX = 1 << 20
@@ -204,6 +240,9 @@ class Program:
             "_meter_enter": lambda: self.slot.meter.enter(),
             "_meter_leave": lambda: self.slot.meter.leave(),
             "_meter_tick": self._tick,
+            "_metered": self._metered,
+            "_metered_run": self._metered_run,
+            "_metered_generator": self._metered_generator,
             "_bounded_pow": _bounded_pow,
             "_bounded_shift": _bounded_shift,
             "_bounded_mul": _bounded_mul,
@@ -216,6 +255,38 @@ class Program:
     def _tick(self) -> bool:
         self.slot.meter.spend()
         return True
+
+    def _metered(self, value: Any) -> Any:
+        """Count what a builtin is about to consume: by length, or item by item."""
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, int):
+            if value > ITEMS_MAX:
+                raise BudgetExhausted("a value grew beyond a million items")
+            return value
+        if isinstance(value, str | bytes | bytearray | list | tuple | dict):
+            self.slot.meter.spend(len(value) // 16)
+            return value
+        return self._counted(value) if hasattr(value, "__iter__") else value
+
+    def _counted(self, items: Any) -> Any:
+        for item in items:
+            self.slot.meter.spend()
+            yield item
+
+    def _metered_run(self, body: Callable[[], Any]) -> Any:
+        self.slot.meter.enter()
+        try:
+            return body()
+        finally:
+            self.slot.meter.leave()
+
+    def _metered_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def start(*arguments: Any, **named: Any) -> _MeteredGenerator:
+            return _MeteredGenerator(function(*arguments, **named), self.slot)
+
+        return start
 
     def _builtins(self, module: str) -> dict[str, Any]:
         safe = {n: getattr(builtins, n) for n in _SAFE_BUILTINS}
@@ -242,6 +313,24 @@ class Program:
         base = parts[: max(0, len(parts) - level)]
         target = ".".join([*base, *(name.split(".") if name else [])])
         return _Namespace(self, target, names or ())
+
+
+class _MeteredGenerator:
+    """A generator of canister code: each of its turns is a step and counts as a nested call."""
+
+    def __init__(self, inner: Any, slot: _MeterSlot) -> None:
+        self._inner, self._slot = inner, slot
+
+    def __iter__(self) -> _MeteredGenerator:
+        return self
+
+    def __next__(self) -> Any:
+        meter = self._slot.meter
+        meter.enter()
+        try:
+            return next(self._inner)
+        finally:
+            meter.leave()
 
 
 class _Namespace:
@@ -301,20 +390,11 @@ class Result:
     steps: int = 0
 
 
-class _Rows:
-    """A canister's tables in a layer that all canisters share."""
-
-    def __init__(self, layer: RowAccess, canister: CanisterId) -> None:
-        self.layer, self.prefix = layer, canister.hex() + "/"
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        return self.layer.get(self.prefix + table, key)
-
-    def put(self, table: str, key: bytes, row: bytes | None) -> None:
-        self.layer.put(self.prefix + table, key, row)
-
-    def scan(self, table: str, low: bytes, high: bytes | None, *, reverse: bool) -> Any:
-        return self.layer.scan(self.prefix + table, low, high, reverse=reverse)
+def handle(placed: Placed, layer: RowAccess, meter: Meter, *, read_only: bool) -> TableHandle:
+    """Return metered access to one table."""
+    return TableHandle(
+        placed.table, layer, spend=meter.spend, read_only=read_only, name=placed.name
+    )
 
 
 class InvocationContext:
@@ -323,8 +403,7 @@ class InvocationContext:
     def __init__(
         self,
         loaded: Program,
-        canister: CanisterId,
-        controllers: tuple[Principal, ...],
+        canister: Canister,
         caller: Principal,
         time_ns: int,
         layer: Layer,
@@ -333,18 +412,16 @@ class InvocationContext:
         read_only: bool,
         certificate: bytes | None = None,
     ) -> None:
-        self.caller, self.self_id, self.time_ns = caller, canister, time_ns
-        self._program, self._controllers = loaded, controllers
+        self.caller, self.self_id, self.time_ns = caller, canister.id, time_ns
+        self._program, self._canister = loaded, canister
         self._layer, self._meter, self._read_only = layer, meter, read_only
         self._certificate = certificate
         self.result = Result()
 
     def table(self, name: str) -> TableHandle:
-        for table in self._program.bundle.tables:
-            if table.name == name:
-                rows = _Rows(self._layer, CanisterId(self.self_id))
-                spend = self._meter.spend
-                return TableHandle(table, rows, spend=spend, read_only=self._read_only)
+        for placed in tables_of(self._canister):
+            if placed.table.name == name:
+                return handle(placed, self._layer, self._meter, read_only=self._read_only)
         raise Trap(f"the bundle declares no table {name}")
 
     def call(
@@ -377,7 +454,7 @@ class InvocationContext:
         return self._certificate
 
     def is_controller(self, principal: Principal) -> bool:
-        return principal in self._controllers
+        return principal in self._canister.controllers
 
     def log(self, text: str) -> None:
         self.result.logs.append(text[:LOG_BYTES_MAX])
@@ -392,11 +469,9 @@ def run(
     results: candid.Method | None,
 ) -> Result:
     """Run one entry point; its writes are in the context's layer, to be merged or dropped."""
-    result, meter = context.result, context._meter
-    entry = loaded.entries[(kind, name)]
-    loaded.slot.meter = meter
-    before = meter.left
-    try:
+    entry, result = loaded.entries[(kind, name)], context.result
+
+    def action() -> None:
         value = entry(context, *arguments)
         if isinstance(value, v1.Later):
             result.later = True
@@ -407,6 +482,17 @@ def run(
             if len(results.results) > 1:
                 values = tuple(value)
             result.reply = candid.encode(results.results, values, loaded.bundle.interface)
+
+    guard(loaded, context._meter, result, action)
+    return result
+
+
+def guard(loaded: Program, meter: Meter, result: Result, action: Callable[[], None]) -> None:
+    """Run canister code metered; what goes wrong is noted in the result."""
+    loaded.slot.meter = meter
+    before = meter.left
+    try:
+        action()
     except v1.Refuse as refusal:
         result.rejected = str(refusal)
     except (BudgetExhausted, Rejected) as error:
@@ -415,8 +501,7 @@ def run(
         raise  # the node's own limits: crash rather than decide differently from the others
     except Exception as error:
         result.trap = f"{type(error).__name__}: {error}"
-    result.steps = before - max(meter.left, 0)
-    return result
+    result.steps += before - max(meter.left, 0)
 
 
 def method_of(loaded: Program, name: str) -> candid.Method | None:

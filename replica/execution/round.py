@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from replica.abi import v1
-from replica.abi.tables import Table
 from replica.consensus.delivery import Batch
 from replica.execution import python_runtime as python
+from replica.execution.errors import Refused
 from replica.execution.ingress import decode_cached
-from replica.execution.management import Management, Policy, Refused
+from replica.execution.management import Management, Policy
 from replica.protocol import candid, envelope
 from replica.protocol.errors import Rejected
 from replica.protocol.ids import MANAGEMENT_CANISTER, CanisterId, Principal
@@ -42,6 +42,7 @@ from replica.state.rows import Layer, RowStore
 from replica.state.state import BlockState, Snapshot
 
 ROUND_STEPS_MAX = 20_000_000
+STOP_TIMEOUT_NS = 300 * 10**9
 MESSAGE_BASE_STEPS = 2_000
 """Charged for every message besides its own steps, so that a round also bounds their number."""
 
@@ -50,7 +51,10 @@ MESSAGE_BASE_STEPS = 2_000
 class RoundResult:
     snapshot: Snapshot
     rows: Layer
-    declared: dict[str, tuple[str, Table]]
+    reshaped: bool = False
+    """Whether tables may have come or gone."""
+    moved_rows: int = 0
+    """Rows that upgrades moved."""
     executed: list[tuple[CanisterId, str]] = field(default_factory=list)
     """Canister and method, in order of execution."""
     logs: list[tuple[CanisterId, str]] = field(default_factory=list)
@@ -68,18 +72,29 @@ class Round:
         self.state = BlockState.begin(before, below, batch.time_ns, batch.epoch)
         self.batch, self.policy = batch, policy
         self.left = steps_max
-        self.declared: dict[str, tuple[str, Table]] = {}
+        self.reshaped, self.moved_rows = False, 0
         self.executed: list[tuple[CanisterId, str]] = []
         self.logs: list[tuple[CanisterId, str]] = []
 
     def run(self) -> RoundResult:
         self._prune_ingress()
+        self._expire_stops()
         for raw in self.batch.ingress:
             self._induct(raw)
         self._ring_timers()
         self._schedule()
         snapshot = self.state.finish(self.batch.height)
-        return RoundResult(snapshot, self.state.rows, self.declared, self.executed, self.logs)
+        return self._result(snapshot)
+
+    def _result(self, snapshot: Snapshot) -> RoundResult:
+        return RoundResult(
+            snapshot,
+            self.state.rows,
+            self.reshaped,
+            self.moved_rows,
+            self.executed,
+            self.logs,
+        )
 
     # -- entering
 
@@ -87,6 +102,23 @@ class Round:
         for id_, status in list(self.state.ingress.items()):
             if status.expiry_ns < self.state.time_ns and status.status in (REPLIED, REJECTED):
                 self.state.set_ingress(id_, None)
+
+    def _expire_stops(self) -> None:
+        """Tell those who waited too long for a canister to stop; it goes on stopping."""
+        for id_ in sorted(self.state.canisters):
+            canister = self.state.canisters[id_]
+            late = [
+                w
+                for w in canister.stop_waiters
+                if w.since_ns + STOP_TIMEOUT_NS <= self.state.time_ns
+            ]
+            if not late:
+                continue
+            kept = tuple([w for w in canister.stop_waiters if w not in late])
+            self.state.change(id_, stop_waiters=kept)
+            for waiter in late:
+                text = f"{id_} did not stop within {STOP_TIMEOUT_NS // 10**9} s: calls are open"
+                self._reject(waiter.origin, "IC0519", text)
 
     def _induct(self, raw: bytes) -> None:
         try:
@@ -130,16 +162,21 @@ class Round:
 
     def _manage(self, message: Request) -> None:
         layer = Layer(self.state.rows)
-        saved = dict(self.state.canisters)
-        management = Management(self.state, self.policy, layer, message.sender, {})
+        saved, touched = dict(self.state.canisters), dict(self.state.touched)
+        management = Management(self.state, self.policy, layer, message.sender)
         try:
             reply = management.execute(message.method, message.arg, message.origin)
         except Refused as refusal:
-            self.state.canisters = saved
+            self.state.canisters, self.state.touched = saved, touched
+            self.left -= MESSAGE_BASE_STEPS + management.effort.steps
             self._reject(message.origin, refusal.error_code, str(refusal))
             return
-        layer.merge_into(self.state.rows.changes)
-        self.declared.update(management.declared)
+        layer.merge_into(self.state.rows)
+        self.reshaped = True
+        self.left -= MESSAGE_BASE_STEPS + management.effort.steps
+        self.moved_rows += management.effort.moved
+        for origin, code, text in management.rejections:
+            self._reject(origin, code, text)
         self.executed.append((MANAGEMENT_CANISTER, message.method))
         if reply is not None:
             self._respond(message.origin, reply)
@@ -178,8 +215,7 @@ class Round:
         loaded = python.program(canister.bundle)
         context = python.InvocationContext(
             loaded,
-            id_,
-            canister.controllers,
+            canister,
             caller,
             self.state.time_ns,
             Layer(self.state.rows),
@@ -282,7 +318,7 @@ class Round:
             self.logs.append((id_, f"{method} trapped: {result.trap}"))
 
     def _commit(self, id_: CanisterId, context: python.InvocationContext) -> None:
-        context._layer.merge_into(self.state.rows.changes)
+        context._layer.merge_into(self.state.rows)
         result, canister = context.result, self.state.canisters[id_]
         self.state.change(
             id_,
@@ -317,8 +353,8 @@ class Round:
         if canister is None or canister.status != STOPPING or canister.contexts:
             return
         self.state.change(id_, status=STOPPED, stop_waiters=())
-        for origin in canister.stop_waiters:
-            self._respond(origin, candid.encode([], []))
+        for waiter in canister.stop_waiters:
+            self._respond(waiter.origin, candid.encode([], []))
 
     # -- answering
 
@@ -385,8 +421,7 @@ def query(
         return QueryAnswer(None, 5, f"no query method {request.method[:60]}", "IC0536")
     context = python.InvocationContext(
         loaded,
-        canister.id,
-        canister.controllers,
+        canister,
         request.sender,
         snapshot.system.time_ns,
         Layer(rows),

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from replica.abi import bundle as bundles
 from replica.certification import state_tree
 from replica.consensus.delivery import Batch
-from replica.execution.management import Policy, declarations
+from replica.execution.management import Policy
 from replica.execution.round import Round, RoundResult
 from replica.protocol import hash_tree, manifest
 from replica.protocol.artifacts import Certification
@@ -24,6 +23,7 @@ from replica.protocol.hashing import sha256
 from replica.protocol.ids import Height, RegistryVersion, SubnetId
 from replica.runtime.journal import sync_directory
 from replica.state import checkpoint
+from replica.state.placement import all_tables
 from replica.state.rows import Changes, Layer
 from replica.state.state import Snapshot, genesis
 from replica.state.store import Store
@@ -128,11 +128,7 @@ class StateManager:
 
     def _start_from(self, snapshot: Snapshot, changes: Changes, epoch: int) -> None:
         self.store.reset()
-        for canister in snapshot.canisters.values():
-            if canister.bundle:
-                bundle = bundles.read(canister.bundle)
-                for qualified, sql_name, table in declarations(canister.id, bundle):
-                    self.store.declare(qualified, sql_name, table)
+        self._place_tables(snapshot)
         self.store.load(changes)
         self.store.set_fence(snapshot.height, epoch)
         self.executed.clear()
@@ -211,8 +207,8 @@ class StateManager:
         height = certification.height
         for h in [h for h in sorted(self.executed) if h <= height]:
             entry = self.executed[h]
-            for qualified, (sql_name, table) in entry.result.declared.items():
-                self.store.declare(qualified, sql_name, table)
+            if entry.result.reshaped:
+                self._place_tables(entry.snapshot)
             self.store.flush(h, entry.epoch, entry.result.rows.changes)
             self.certified = Certified(entry.snapshot, entry.tree, certification)
             del self.executed[h]
@@ -220,6 +216,19 @@ class StateManager:
             lowest = self.executed[min(self.executed)]
             lowest.result.rows.below = self.store
         self._certified_height = Height(max(self._certified_height, height))
+
+    def _place_tables(self, snapshot: Snapshot) -> None:
+        """Create the tables that a state has rows in; retire those that it uses no more."""
+        wanted = {p.name: p for c in snapshot.canisters.values() for p in all_tables(c)}
+        for placed in wanted.values():
+            self.store.declare(placed.name, placed.sql_name, placed.table)
+        for name in [n for n in self.store.tables if n not in wanted]:
+            self.store.retire(name, snapshot.height)
+
+    def forget_below(self, cup_height: int) -> None:
+        """A catch-up package is past these: older checkpoints and retired tables can go."""
+        self.remove_checkpoints_below(cup_height, keep=2)
+        self.store.drop_retired(min(cup_height, self._certified_height))
 
     # -- checkpoints
 

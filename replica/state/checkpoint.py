@@ -1,7 +1,8 @@
 """Checkpoints: the state as immutable files, a function of logical state alone.
 
     system.cbor  ingress/<expiry>.cbor
-    canisters/<id>/canister.cbor  bundle.zip  tables/<table>/<bucket>.rows
+    canisters/<id>/canister.cbor  bundle.zip  tables/<table>[@<generation>]/<bucket>.rows
+    canisters/<id>/snapshots/<n>/bundle.zip  tables/<table>/<bucket>.rows
 
 Rows are packed in buckets whose borders depend on the keys present (a key opens a bucket when the
 first byte of its hash is below 4: 64 rows on average), so one changed row changes one file. Users'
@@ -18,13 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from replica.abi import bundle as bundles
 from replica.abi.tables import decode_row, index_key, index_table
 from replica.client.folders import files, scan
 from replica.protocol import canonical, cbor, manifest
 from replica.protocol.errors import Malformed, NotVerified
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import CanisterId, Height, Principal
+from replica.state.placement import all_tables, snapshot_folder
 from replica.state.records import Canister, IngressStatus, System
 from replica.state.rows import Changes, RowStore
 from replica.state.state import Snapshot
@@ -79,13 +80,15 @@ class Writer:
 
     def _canister(self, canister: Canister, rows: RowStore, dirty: dict[str, set[bytes]]) -> None:
         folder = f"canisters/{canister.id.hex()}"
-        self._put(f"{folder}/canister.cbor", canonical.encode(replace(canister, bundle=b"")))
-        if not canister.bundle:
-            return
-        self._put(f"{folder}/bundle.zip", canister.bundle)
-        for table in bundles.read(canister.bundle).tables:
-            qualified = f"{canister.id.hex()}/{table.name}"
-            self._table(f"{folder}/tables/{table.name}", qualified, rows, dirty.get(qualified))
+        bare = tuple([replace(s, bundle=b"") for s in canister.snapshots])
+        record = replace(canister, bundle=b"", snapshots=bare)
+        self._put(f"{folder}/canister.cbor", canonical.encode(record))
+        if canister.bundle:
+            self._put(f"{folder}/bundle.zip", canister.bundle)
+        for snapshot in canister.snapshots:
+            self._put(f"{folder}/{snapshot_folder(snapshot)}/bundle.zip", snapshot.bundle)
+        for placed in all_tables(canister):
+            self._table(f"{folder}/{placed.folder}", placed.name, rows, dirty.get(placed.name))
 
     def _table(self, folder: str, qualified: str, rows: RowStore, dirty: set[bytes] | None) -> None:
         base = self.base / folder if self.base is not None else None
@@ -172,8 +175,7 @@ def load(folder: Path, height: Height) -> tuple[Snapshot, Changes]:
         for name in sorted(os.listdir(root)) if root.is_dir() else []:
             canister = _load_canister(root / name)
             canisters[canister.id] = canister
-            if canister.bundle:
-                _load_tables(root / name / "tables", canister, changes)
+            _load_tables(root / name, canister, changes)
     except FileNotFoundError as error:
         raise Malformed(f"the checkpoint misses {error.filename}") from error
     return Snapshot(height, system, canisters, dict(sorted(ingress.items()))), changes
@@ -184,20 +186,27 @@ def _load_canister(folder: Path) -> Canister:
     if canister.id != Principal(bytes.fromhex(folder.name)):
         raise NotVerified(f"the checkpoint holds another canister under {folder.name}")
     bundle = folder / "bundle.zip"
-    return replace(canister, bundle=bundle.read_bytes()) if bundle.is_file() else canister
+    snapshots = tuple(
+        [
+            replace(s, bundle=(folder / snapshot_folder(s) / "bundle.zip").read_bytes())
+            for s in canister.snapshots
+        ]
+    )
+    code = bundle.read_bytes() if bundle.is_file() else b""
+    return replace(canister, bundle=code, snapshots=snapshots)
 
 
 def _load_tables(folder: Path, canister: Canister, changes: Changes) -> None:
-    for table in bundles.read(canister.bundle).tables:
-        qualified = f"{canister.id.hex()}/{table.name}"
+    for placed in all_tables(canister):
+        table, qualified = placed.table, placed.name
         rows: dict[bytes, bytes | None] = {}
-        path = folder / table.name
+        path = folder / placed.folder
         for name in sorted(os.listdir(path)) if path.is_dir() else []:
             for key, row in cbor.loads((path / name).read_bytes(), bytes_max=1 << 30):
                 rows[key] = row
         changes[qualified] = dict(sorted(rows.items()))
         for spec in table.indexes:
-            changes[f"{canister.id.hex()}/{index_table(table.name, spec.name)}"] = {
+            changes[index_table(qualified, spec.name)] = {
                 index_key(table, spec, decode_row(table, row), key): key
                 for key, row in rows.items()
                 if row is not None

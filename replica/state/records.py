@@ -78,6 +78,28 @@ class Callback:
 
 
 @dataclass(frozen=True, slots=True)
+class StopWaiter:
+    """Somebody waits until the canister has stopped."""
+
+    origin: Origin
+    since_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CanisterSnapshot:
+    """A canister as it was: its code here, its rows in tables named by `number`."""
+
+    number: int
+    taken_ns: int
+    bundle: bytes
+    certified_data: bytes
+    timer_ns: int
+
+    def id_of(self, canister: CanisterId) -> bytes:
+        return self.number.to_bytes(8, "big") + bytes(canister)
+
+
+@dataclass(frozen=True, slots=True)
 class Canister:
     id: CanisterId
     controllers: tuple[Principal, ...]
@@ -92,9 +114,15 @@ class Canister:
     callbacks: dict[int, Callback] = None  # type: ignore[assignment]
     next_id: int = 1
     """Numbers call contexts and callbacks."""
-    stop_waiters: tuple[Origin, ...] = ()
+    stop_waiters: tuple[StopWaiter, ...] = ()
+    generations: dict[str, int] = None  # type: ignore[assignment]
+    """Generation of each table whose declaration or content was replaced; absent: 0."""
+    snapshots: tuple[CanisterSnapshot, ...] = ()
+    next_snapshot: int = 1
 
     def __post_init__(self) -> None:
+        if self.generations is None:
+            object.__setattr__(self, "generations", {})
         if self.contexts is None:
             object.__setattr__(self, "contexts", {})
         if self.callbacks is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from sortedcontainers import SortedList
+
 Changes = dict[str, dict[bytes, bytes | None]]
 """Table name to key to row; None deletes."""
 
@@ -28,6 +30,8 @@ class Layer:
     def __init__(self, below: RowStore) -> None:
         self.below = below
         self.changes: Changes = {}
+        self._order: dict[str, SortedList[bytes]] = {}
+        """Changed keys in order, of tables that were scanned."""
 
     def get(self, table: str, key: bytes) -> bytes | None:
         changed = self.changes.get(table)
@@ -36,48 +40,67 @@ class Layer:
         return self.below.get(table, key)
 
     def put(self, table: str, key: bytes, row: bytes | None) -> None:
-        self.changes.setdefault(table, {})[key] = row
+        changed = self.changes.setdefault(table, {})
+        if table in self._order and key not in changed:
+            self._order[table].add(key)
+        changed[key] = row
 
     def scan(
-        self, table: str, low: bytes, high: bytes | None, *, reverse: bool = False
+        self,
+        table: str,
+        low: bytes,
+        high: bytes | None,
+        *,
+        reverse: bool = False,
+        is_topmost: bool = True,
     ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield rows in key order, as they are now: what is put meanwhile does not show.
+
+        Only the topmost layer changes while it is scanned; those below are read as they are met.
+        """
+        below = (
+            self.below.scan(table, low, high, reverse=reverse, is_topmost=False)
+            if isinstance(self.below, Layer)
+            else self.below.scan(table, low, high, reverse=reverse)
+        )
         changed = self.changes.get(table)
-        below = self.below.scan(table, low, high, reverse=reverse)
         if not changed:
             return below
-        mine = sorted(
-            ((k, r) for k, r in changed.items() if k >= low and (high is None or k < high)),
-            reverse=reverse,
-        )
-        return _merge(mine, below, reverse=reverse) if mine else below
+        order = self._order.get(table)
+        if order is None or len(order) != len(changed):
+            order = self._order[table] = SortedList(changed)
+        keys = order.irange(low, high, (True, False), reverse=reverse)
+        mine = ((k, changed[k]) for k in keys)
+        return _merge(iter(list(mine)) if is_topmost else mine, below, reverse=reverse)
 
-    def merge_into(self, target: Changes) -> None:
+    def merge_into(self, target: Layer) -> None:
         for table, rows in self.changes.items():
-            target.setdefault(table, {}).update(rows)
+            if table in target._order:
+                for key, row in rows.items():
+                    target.put(table, key, row)
+            else:
+                target.changes.setdefault(table, {}).update(rows)
 
 
 def _merge(
-    mine: list[tuple[bytes, bytes | None]],
+    mine: Iterator[tuple[bytes, bytes | None]],
     below: Iterator[tuple[bytes, bytes]],
     *,
     reverse: bool,
 ) -> Iterator[tuple[bytes, bytes]]:
-    position = 0
+    own = next(mine, None)
     for key, row in below:
-        while position < len(mine) and (
-            mine[position][0] > key if reverse else mine[position][0] < key
-        ):
-            own = mine[position]
-            position += 1
+        while own is not None and (own[0] > key if reverse else own[0] < key):
             if own[1] is not None:
                 yield own[0], own[1]
-        if position < len(mine) and mine[position][0] == key:
-            own = mine[position]
-            position += 1
+            own = next(mine, None)
+        if own is not None and own[0] == key:
             if own[1] is not None:
                 yield own[0], own[1]
+            own = next(mine, None)
         else:
             yield key, row
-    for own in mine[position:]:
+    while own is not None:
         if own[1] is not None:
             yield own[0], own[1]
+        own = next(mine, None)

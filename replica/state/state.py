@@ -7,9 +7,10 @@ layers over the database.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from replica.protocol import canonical, cbor
-from replica.protocol.hashing import domain_hash
+from replica.protocol.hashing import domain_hash, sha256
 from replica.protocol.ids import CanisterId, Height, SubnetId
 from replica.state.records import Canister, IngressStatus, System
 from replica.state.rows import Changes, Layer, RowStore
@@ -86,7 +87,7 @@ class BlockState:
 
     def _digest(self, before: bytes, height: Height) -> bytes:
         canisters = [
-            [bytes(i), canonical.encode(c) if (c := self.canisters.get(i)) else None]
+            [bytes(i), canonical.encode(_condensed(c)) if (c := self.canisters.get(i)) else None]
             for i in sorted(self.touched)
         ]
         ingress = [
@@ -96,6 +97,17 @@ class BlockState:
         head = [height, self.time_ns, self.epoch, self.next_canister]
         changed = cbor.dumps([head, canisters, ingress, rows_plain(self.rows.changes)])
         return domain_hash("reprise-state-digest", before, changed)
+
+
+@lru_cache(maxsize=64)
+def _code_hash(bundle: bytes) -> bytes:
+    return sha256(bundle) if bundle else b""
+
+
+def _condensed(canister: Canister) -> Canister:
+    """Return a canister with its code replaced by the code's hash."""
+    snapshots = tuple([replace(s, bundle=_code_hash(s.bundle)) for s in canister.snapshots])
+    return replace(canister, bundle=_code_hash(canister.bundle), snapshots=snapshots)
 
 
 def rows_plain(changes: Changes) -> list[object]:

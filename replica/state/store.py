@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
 
 from replica.abi.tables import Table, decode_row, encode_row, index_table
 from replica.protocol.errors import Unavailable
@@ -40,6 +42,8 @@ class Store:
         self.tables: dict[str, tuple[Table, sa.Table]] = {}
         """By qualified name (`<canister>/<table>`): declaration and SQL table."""
         self._indexes: dict[str, sa.Table] = {}
+        self._fresh: set[str] = set()
+        """Tables just created, empty: what is written first can't replace anything."""
         self._metadata = sa.MetaData()
         self._catalogue = sa.Table("canister_tables", self._metadata, autoload_with=self.engine)
         self._certified = sa.Table("certified", self._metadata, autoload_with=self.engine)
@@ -57,11 +61,12 @@ class Store:
         with self.engine.begin() as connection:
             names = [r[0] for r in connection.execute(sa.select(self._catalogue.c.sql_name))]
             for name in names:
-                connection.exec_driver_sql(f'DROP TABLE IF EXISTS "{name}"')
+                _operations(connection).execute(f'DROP TABLE IF EXISTS "{name}"')
             connection.execute(self._catalogue.delete())
             connection.execute(self._certified.delete())
         self.tables.clear()
         self._indexes.clear()
+        self._fresh.clear()
         self._metadata = sa.MetaData()
         self._catalogue = sa.Table("canister_tables", self._metadata, autoload_with=self.engine)
         self._certified = sa.Table("certified", self._metadata, autoload_with=self.engine)
@@ -71,41 +76,48 @@ class Store:
         if qualified in self.tables:
             return
         columns = [sa.Column(c.name, _TYPES[c.type], nullable=c.optional) for c in table.columns]
-        made = sa.Table(
-            sql_name,
-            self._metadata,
-            sa.Column("_key", sa.LargeBinary, primary_key=True),
-            *columns,
-            sqlite_with_rowid=False,
-        )
-        with self._transaction():
-            made.create(self._connection, checkfirst=True)
-            known = sa.select(self._catalogue.c.name).where(self._catalogue.c.name == qualified)
-            if self._connection.execute(known).first() is None:
-                self._connection.execute(
-                    self._catalogue.insert().values(name=qualified, sql_name=sql_name)
-                )
-        self.tables[qualified] = (table, made)
-        canister = qualified.split("/", 1)[0]
+        self.tables[qualified] = (table, self._create(qualified, sql_name, columns))
         for index in table.indexes:
-            self._declare_index(
-                f"{canister}/{index_table(table.name, index.name)}", f"{sql_name}__{index.name}"
-            )
+            name = index_table(qualified, index.name)
+            target = sa.Column("target", sa.LargeBinary, nullable=False)
+            self._indexes[name] = self._create(name, f"{sql_name}__{index.name}", [target])
 
-    def _declare_index(self, qualified: str, sql_name: str) -> None:
-        made = sa.Table(
-            sql_name,
-            self._metadata,
-            sa.Column("_key", sa.LargeBinary, primary_key=True),
-            sa.Column("target", sa.LargeBinary, nullable=False),
-            sqlite_with_rowid=False,
-        )
+    def _create(self, qualified: str, sql_name: str, columns: list[sa.Column[Any]]) -> sa.Table:
+        key = sa.Column("_key", sa.LargeBinary, primary_key=True)
         with self._transaction():
-            made.create(self._connection, checkfirst=True)
-            self._connection.execute(
-                self._catalogue.insert().values(name=qualified, sql_name=sql_name)
+            made = _operations(self._connection).create_table(
+                sql_name, key, *columns, sqlite_with_rowid=False
             )
-        self._indexes[qualified] = made
+            entry = {"name": qualified, "sql_name": sql_name, "retired_at": None}
+            self._connection.execute(self._catalogue.insert().values(entry))
+        assert made is not None
+        self._fresh.add(qualified)
+        return made
+
+    def retire(self, qualified: str, height: int) -> None:
+        """Note that no state from a height on uses a table; it is dropped once that is signed."""
+        names = [qualified, *[n for n in self._indexes if n.startswith(qualified + "#")]]
+        with self._transaction():
+            self._connection.execute(
+                self._catalogue.update()
+                .where(self._catalogue.c.name.in_(names))
+                .values(retired_at=height)
+            )
+        del self.tables[qualified]
+        for name in names[1:]:
+            del self._indexes[name]
+
+    def drop_retired(self, height: int) -> int:
+        """Drop the tables that were retired at or below a height; return how many."""
+        catalogue = self._catalogue
+        with self._transaction():
+            found = self._connection.execute(
+                sa.select(catalogue.c.sql_name).where(catalogue.c.retired_at <= height)
+            ).all()
+            for (sql_name,) in found:
+                _operations(self._connection).drop_table(sql_name)
+            self._connection.execute(catalogue.delete().where(catalogue.c.retired_at <= height))
+        return len(found)
 
     # -- reading
 
@@ -206,8 +218,10 @@ class Store:
         index = self._indexes.get(name)
         assert index is not None or name in self.tables, f"rows of the undeclared table {name}"
         made = index if index is not None else self.tables[name][1]
-        gone = [{"key": k} for k in rows]
-        self._connection.execute(made.delete().where(made.c._key == sa.bindparam("key")), gone)
+        if name not in self._fresh:
+            gone = [{"key": k} for k in rows]
+            self._connection.execute(made.delete().where(made.c._key == sa.bindparam("key")), gone)
+        self._fresh.discard(name)
         values: list[dict[str, object]] = []
         for key, raw in rows.items():
             if raw is None:
@@ -239,6 +253,10 @@ def _to_row(table: Table, found: sa.Row[tuple[object, ...]]) -> bytes:
             value = int.from_bytes(value, "big")
         row[column.name] = value
     return encode_row(table, row)
+
+
+def _operations(connection: sa.Connection) -> Operations:
+    return Operations(MigrationContext.configure(connection))
 
 
 def _set_pragmas(connection: object, _record: object) -> None:

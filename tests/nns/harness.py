@@ -14,6 +14,7 @@ from replica.execution.management import INTERFACE, Policy
 from replica.execution.round import QueryAnswer, RoundResult, query
 from replica.execution.state_manager import StateManager, Surroundings
 from replica.protocol import candid, envelope
+from replica.protocol.artifacts import Certification
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.ids import (
     MANAGEMENT_CANISTER,
@@ -52,6 +53,7 @@ class Machine:
         self._nonce = itertools.count()
         surroundings = Surroundings(lambda _: self.policy(), lambda _: ())
         self.state = StateManager(self.folder, SUBNET, Store("sqlite://"), surroundings)
+        self.state.store.set_fence(0, 1)
 
     def policy(self) -> Policy:
         return Policy(
@@ -76,6 +78,12 @@ class Machine:
         result = self.state.execute(batch)
         self.results.append(result)
         return result
+
+    def certify(self) -> None:
+        """Flush all rows to the database, as when the tip is certified."""
+        height = self.state.latest_height
+        root, witness = self.state.certified_root_at(height) or (b"", b"")
+        self.state.deliver(Certification(Epoch(1), height, root, witness, b""))
 
     def request(
         self, canister: CanisterId, method: str, arg: bytes, key: Ed25519Key = ADMIN

@@ -109,6 +109,9 @@ raw_query = _mark("raw_query")
 """A query outside Candid: (ctx, bytes) -> bytes, for interfaces of the IC that are protobuf."""
 init = _mark("init")
 post_upgrade = _mark("post_upgrade")
+migrate = _mark("migrate")
+"""Moves the rows of a table whose declaration an upgrade changes: a function named as the table,
+(old row) -> new row, a list of new rows, or None to drop the row."""
 timer = _mark("timer")
 reply = _mark("reply")
 """A reply method: (ctx, outcome, context bytes) -> result or LATER."""
@@ -166,6 +169,7 @@ __all__ = [
     "init",
     "leb128",
     "messages",
+    "migrate",
     "post_upgrade",
     "query",
     "raw_query",

@@ -1,0 +1,77 @@
+"""Where the tables of a canister lie: in rows, in SQL, and in a checkpoint.
+
+A table whose declaration or whole content is replaced opens a new generation, so that the rows of
+the old one need not be touched; the host drops them once a catch-up package is past them. A
+snapshot's rows lie in tables of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replica.abi import bundle as bundles
+from replica.abi.tables import Table
+from replica.state.records import Canister, CanisterSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One table of one canister and its names."""
+
+    table: Table
+    name: str
+    """`<canister hex>/<table>`, followed by `@<generation>` or `~<snapshot>`."""
+    sql_name: str
+    folder: str
+    """Relative to the canister's folder in a checkpoint."""
+
+
+def generation_of(canister: Canister, table: str) -> int:
+    return canister.generations.get(table, 0)
+
+
+def tables_of(canister: Canister) -> list[Placed]:
+    """Return the tables of a canister's code; none when it has no code."""
+    if not canister.bundle:
+        return []
+    bundle = bundles.read(canister.bundle)
+    return [
+        _place(canister, bundle.name, t, _suffix("@", generation_of(canister, t.name)), "")
+        for t in bundle.tables
+    ]
+
+
+def tables_of_snapshot(canister: Canister, snapshot: CanisterSnapshot) -> list[Placed]:
+    """Return the tables that hold a snapshot's rows; none when it was taken without code."""
+    if not snapshot.bundle:
+        return []
+    bundle = bundles.read(snapshot.bundle)
+    root = f"{snapshot_folder(snapshot)}/"
+    return [_place(canister, bundle.name, t, f"~{snapshot.number}", root) for t in bundle.tables]
+
+
+def snapshot_folder(snapshot: CanisterSnapshot) -> str:
+    return f"snapshots/{snapshot.number}"
+
+
+def all_tables(canister: Canister) -> list[Placed]:
+    """Return every table that holds rows of a canister, snapshots included."""
+    out = tables_of(canister)
+    for snapshot in canister.snapshots:
+        out += tables_of_snapshot(canister, snapshot)
+    return out
+
+
+def _suffix(mark: str, number: int) -> str:
+    return f"{mark}{number}" if number else ""
+
+
+def _place(canister: Canister, bundle: str, table: Table, suffix: str, root: str) -> Placed:
+    number = int.from_bytes(canister.id[:8], "big")
+    in_folder = suffix if suffix.startswith("@") else ""
+    return Placed(
+        table,
+        f"{canister.id.hex()}/{table.name}{suffix}",
+        f"c{number}_{bundle}_{table.name}" + suffix.replace("@", "$g").replace("~", "$s"),
+        f"{root}tables/{table.name}{in_folder}",
+    )
