@@ -10,18 +10,37 @@ from typing import Any
 from replica.client.agent import Agent
 from replica.protocol import candid
 from replica.protocol.errors import Malformed, NotFound, Rejected, Unavailable
-from replica.protocol.ids import GOVERNANCE, LEDGER, REGISTRY, CanisterId, Principal
+from replica.protocol.ids import (
+    GOVERNANCE,
+    LEDGER,
+    LIFELINE,
+    REGISTRY,
+    ROOT,
+    CanisterId,
+    Principal,
+)
 
 YES, NO = 1, 2
 STATUS_NAMES = {1: "open", 2: "rejected", 3: "adopted", 4: "executed", 5: "failed"}
 RECOVER_SUBNET, UPDATE_SUBNET, SET_OPERATIONAL_LEVEL = 6, 7, 55
-FUNCTION_NAMES = {6: "RecoverSubnet", 7: "UpdateConfigOfSubnet", 55: "SetSubnetOperationalLevel"}
+DEPLOY_RELEASE, REVISE_RELEASES, HARD_RESET_ROOT = 11, 38, 42
+FUNCTION_NAMES = {
+    6: "RecoverSubnet",
+    7: "UpdateConfigOfSubnet",
+    11: "DeployGuestosToAllSubnetNodes",
+    38: "ReviseElectedGuestosVersions",
+    42: "HardResetNnsRootToVersion",
+    55: "SetSubnetOperationalLevel",
+}
 METHODS = {
     RECOVER_SUBNET: "recover_subnet",
     UPDATE_SUBNET: "update_subnet",
+    DEPLOY_RELEASE: "deploy_guestos_to_all_subnet_nodes",
+    REVISE_RELEASES: "revise_elected_guestos_versions",
+    HARD_RESET_ROOT: "hard_reset_root_to_version",
     SET_OPERATIONAL_LEVEL: "set_subnet_operational_level",
 }
-"""Registry method that each NNS function calls."""
+"""Method that each NNS function calls: of lifeline for a hard reset, else of the registry."""
 FEE_E8S = 10_000
 
 
@@ -54,6 +73,8 @@ CANISTERS: dict[str, CanisterId] = {
     "registry": REGISTRY,
     "governance": GOVERNANCE,
     "ledger": LEDGER,
+    "root": ROOT,
+    "lifeline": LIFELINE,
 }
 
 
@@ -122,15 +143,19 @@ def default_neuron(agent: Agent) -> int:
 # --- proposals -------------------------------------------------------------------------------
 
 
+def _target(number: int) -> str:
+    return "lifeline" if number == HARD_RESET_ROOT else "registry"
+
+
 def function_payload(number: int, payload: dict[str, Any]) -> bytes:
-    return encode("registry", METHODS[number], payload)
+    return encode(_target(number), METHODS[number], payload)
 
 
 def decode_payload(number: int, payload: bytes) -> dict[str, Any]:
     method = METHODS.get(number)
     if method is None:
         raise Malformed(f"the NNS function {number} is not known here")
-    did = interface("registry")
+    did = interface(_target(number))
     (decoded,) = candid.decode(did.methods[method].args, payload, did)
     return dict(decoded)
 

@@ -3,7 +3,7 @@
 Source: reference/governance.md §1 (dfinity/ic rs/nns/governance); methods and records are the IC's.
 """
 
-from replica.abi.v1 import LATER, init, query, reply, timer, update
+from replica.abi.v1 import LATER, init, post_upgrade, query, reply, timer, update
 
 from . import actions, neurons, proposals
 from .neurons import SECOND, new_neuron, parameter
@@ -34,6 +34,12 @@ def install(ctx, arg):
         "minimum_dissolve_delay_to_vote_seconds",
     ):
         ctx.table("parameters").put(name=name, value=arg[name])
+
+
+@post_upgrade
+def upgraded(ctx):
+    """A timer does not outlive the code that set it."""
+    proposals.set_timer(ctx)
 
 
 @timer
@@ -169,9 +175,7 @@ def show(ctx, p, brief):
     failure = None
     if p["failure"] is not None:
         failure = error("External", p["failure"])["Error"]
-    action = actions.unpack(p["action"])
-    if brief and "Motion" not in action:
-        action = {"Motion": {"motion_text": "(left out)"}}
+    action = actions.shown(actions.unpack(p["action"]), brief)
     return {
         "id": {"id": p["id"]},
         "proposer": {"id": p["proposer"]},

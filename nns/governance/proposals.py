@@ -7,6 +7,7 @@ from replica.abi.v1 import LATER, Refuse
 
 from . import actions
 from .neurons import SECOND, parameter
+from .records import PROPOSAL, encode_context
 from .voting_power import position_of, power_at, take_snapshot, vote_at, with_vote
 
 OPEN, REJECTED, ADOPTED, EXECUTED, FAILED = 1, 2, 3, 4, 5
@@ -54,8 +55,6 @@ def make(ctx, neuron, proposal):
     dry = actions.dry_run(proposal["action"])
     if dry is None:
         return store(ctx, neuron, proposal)
-    from .records import PROPOSAL, encode_context
-
     target, method, payload = dry
     context = encode_context(neuron["id"], PROPOSAL, proposal)
     ctx.call(target, method, payload, on_reply="on_dry_run", context=context)

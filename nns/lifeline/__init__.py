@@ -1,6 +1,6 @@
-"""Lifeline: controls root, and does nothing but upgrade it when governance says so.
+"""Lifeline: controls root, and does nothing but change it when governance says so.
 
-The smallest canister of all: it depends on no other canister's code.
+The smallest canister of all: it has no tables, and depends on no other canister's code.
 """
 
 from replica.abi.v1 import (
@@ -9,58 +9,88 @@ from replica.abi.v1 import (
     MANAGEMENT_CANISTER,
     ROOT,
     Refuse,
+    decode,
     encode,
     reply,
     update,
 )
 
 TARGET = {"canister_id": ROOT}
+WORK = "(text, blob, blob)"
+
+
+def only_governance(ctx):
+    if ctx.caller != GOVERNANCE:
+        raise Refuse("only governance changes root through lifeline")
 
 
 @update
 def upgrade_root(ctx, arg):
-    if ctx.caller != GOVERNANCE:
-        raise Refuse("only governance upgrades root through lifeline")
-    module = encode("(blob, blob)", arg["wasm_module"], arg["module_arg"])
+    only_governance(ctx)
+    work = encode(WORK, "upgrade", arg["wasm_module"], arg["module_arg"])
     if arg["stop_upgrade_start"]:
-        stop = encode("(record { canister_id : principal })", TARGET)
-        ctx.call(MANAGEMENT_CANISTER, "stop_canister", stop, on_reply="on_stopped", context=module)
+        manage(ctx, "stop_canister", "on_stopped", work)
     else:
-        install(ctx, module)
+        install(ctx, work)
+    return LATER
 
 
-def install(ctx, module):
-    from replica.abi.v1 import decode
+@update
+def hard_reset_root_to_version(ctx, arg):
+    """Uninstall root, open calls and all, and install it anew."""
+    only_governance(ctx)
+    work = encode(WORK, "install", arg["wasm_module"], arg["init_arg"])
+    manage(ctx, "uninstall_code", "on_uninstalled", work)
+    return LATER
 
-    code, module_arg = decode("(blob, blob)", module)
+
+def manage(ctx, method, on_reply, context):
+    arg = encode("(record { canister_id : principal })", TARGET)
+    ctx.call(MANAGEMENT_CANISTER, method, arg, on_reply=on_reply, context=context)
+
+
+def install(ctx, work):
+    mode, module, module_arg = decode(WORK, work)
     arg = encode(
         "(record { mode : variant { install; reinstall;"
         " upgrade : opt record { skip_pre_upgrade : opt bool } };"
         " canister_id : principal; wasm_module : blob; arg : blob })",
-        {"mode": {"upgrade": None}, "canister_id": ROOT, "wasm_module": code, "arg": module_arg},
+        {"mode": {mode: None}, "canister_id": ROOT, "wasm_module": module, "arg": module_arg},
     )
     ctx.call(MANAGEMENT_CANISTER, "install_code", arg, on_reply="on_installed")
 
 
+def start(ctx, failure):
+    manage(ctx, "start_canister", "on_started", encode("(text)", failure))
+
+
 @reply
-def on_stopped(ctx, outcome, module):
+def on_stopped(ctx, outcome, work):
     if outcome.ok:
-        install(ctx, module)
-        return LATER
-    return on_installed(ctx, outcome, b"")
+        install(ctx, work)
+    else:
+        start(ctx, f"root did not stop: {outcome.reject_message}")
+    return LATER
+
+
+@reply
+def on_uninstalled(ctx, outcome, work):
+    if not outcome.ok:
+        raise Refuse(f"root was not uninstalled: {outcome.reject_message}")
+    install(ctx, work)
+    return LATER
 
 
 @reply
 def on_installed(ctx, outcome, _context):
-    if not outcome.ok:
-        ctx.log(f"root was not upgraded: {outcome.reject_message}")
-    start = encode("(record { canister_id : principal })", TARGET)
-    ctx.call(MANAGEMENT_CANISTER, "start_canister", start, on_reply="on_started")
+    start(ctx, "" if outcome.ok else f"root was not installed: {outcome.reject_message}")
     return LATER
 
 
 @reply
-def on_started(ctx, outcome, _context):
+def on_started(ctx, outcome, context):
+    (failure,) = decode("(text)", context)
     if not outcome.ok:
-        ctx.log(f"root was not started: {outcome.reject_message}")
-    return LATER
+        failure = f"{failure} root was not started: {outcome.reject_message}".strip()
+    if failure:
+        raise Refuse(failure)

@@ -6,6 +6,8 @@ Source: reference/recovery.md §2 (dfinity/ic rs/registry/canister).
 
 from replica.abi.v1 import GOVERNANCE, Refuse, init, messages, query, raw_query, update
 
+from . import releases
+from .nns_recovery import membership, nns_recovery_mutations
 from .recovery import recovery_mutations, simulation
 from .store import apply, changes_since, get, latest_version, need
 
@@ -86,11 +88,62 @@ def simulate_update_subnet(ctx, payload):
 @update
 def set_subnet_operational_level(ctx, payload):
     only_governance(ctx)
-    if payload["subnet_id"] is None or payload["operational_level"] not in (1, 2):
+    apply(ctx, level_mutations(ctx, payload))
+
+
+@query
+def simulate_set_subnet_operational_level(ctx, payload):
+    return simulation(ctx, level_mutations(ctx, payload))
+
+
+@update
+def revise_elected_guestos_versions(ctx, payload):
+    only_governance(ctx)
+    apply(ctx, releases.revision(ctx, payload))
+
+
+@query
+def simulate_revise_elected_guestos_versions(ctx, payload):
+    return simulation(ctx, releases.revision(ctx, payload))
+
+
+@update
+def deploy_guestos_to_all_subnet_nodes(ctx, payload):
+    only_governance(ctx)
+    apply(ctx, releases.deployment(ctx, payload))
+
+
+@query
+def simulate_deploy_guestos_to_all_subnet_nodes(ctx, payload):
+    return simulation(ctx, releases.deployment(ctx, payload))
+
+
+@update
+def record_nns_recovery(ctx, payload):
+    only_governance(ctx)
+    apply(ctx, nns_recovery_mutations(ctx, payload))
+
+
+@query
+def nns_membership(ctx):
+    return membership(ctx)
+
+
+def level_mutations(ctx, payload):
+    """Return the mutations of a halt or its end; with either, releases can be recalled."""
+    if payload["subnet_id"] is None or payload["operational_level"] not in (1, 2, None):
         raise Refuse("name a subnet and an operational level: 1 normal, 2 down for repairs")
-    halted = payload["operational_level"] == DOWN_FOR_REPAIRS
-    change = {"subnet_id": payload["subnet_id"], "is_halted": halted}
-    apply(ctx, settings_mutations(ctx, change))
+    key = f"subnet_record_{payload['subnet_id']}"
+    settings = messages.parse(messages.SubnetRecord, need(ctx, key))
+    if payload["operational_level"] is not None:
+        settings.is_halted = payload["operational_level"] == DOWN_FOR_REPAIRS
+    recalled = payload["recalled_replica_version_ids"]
+    if recalled is not None:
+        del settings.recalled_replica_version_ids[:]
+        settings.recalled_replica_version_ids.extend(recalled)
+    elif payload["operational_level"] is None:
+        raise Refuse("nothing is to be changed: give a level, recalled versions, or both")
+    return [messages.Mutation(key, messages.serialize(settings))]
 
 
 SETTINGS = (

@@ -1,6 +1,6 @@
 """The versioned key-value store: append-only changelog, certified tree, invariants."""
 
-from replica.abi.v1 import Refuse, hash_tree, leb128, messages
+from replica.abi.v1 import Principal, Refuse, hash_tree, leb128, messages
 
 
 def latest_version(ctx):
@@ -22,6 +22,11 @@ def need(ctx, key):
     if found is None:
         raise Refuse(f"the registry has no {key}")
     return found[0]
+
+
+def subnet_ids(ctx):
+    record = messages.parse(messages.SubnetListRecord, need(ctx, "subnet_list"))
+    return [Principal(raw) for raw in record.subnets]
 
 
 def apply(ctx, mutations):
@@ -91,6 +96,8 @@ def check_invariants(ctx, changed):
         systems += settings.subnet_type == 2
         if not settings.membership:
             raise Refuse(f"invariant: subnet {subnet} must have at least one node")
+        if read(f"replica_version_{settings.replica_version_id}") is None:
+            raise Refuse(f"invariant: subnet {subnet} would run a release that is not elected")
         if not settings.dkg_interval_length:
             raise Refuse(f"invariant: subnet {subnet} has no interval length")
         for node in settings.membership:
@@ -110,6 +117,4 @@ def check_invariants(ctx, changed):
 
 
 def principal(raw):
-    from replica.abi.v1 import Principal
-
     return Principal(bytes(raw))

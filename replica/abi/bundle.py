@@ -57,14 +57,19 @@ def build(folder: Path) -> bytes:
 
     The bytes depend on the contents alone. Raises: BundleRefused.
     """
-    wanted = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.is_file() and p.suffix in (".py", ".toml", ".did") and "__pycache__" not in p.parts
-    )
-    data = pack((p.relative_to(folder).as_posix(), p.read_bytes()) for p in wanted)
+    data = pack(files_of(folder))
     read(data)
     return data
+
+
+def files_of(folder: Path) -> list[tuple[str, bytes]]:
+    """Return what of a folder belongs in a bundle: names relative to it, in order, and contents."""
+    wanted = [
+        (p.relative_to(folder).as_posix(), p.read_bytes())
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix in (".py", ".toml", ".did") and "__pycache__" not in p.parts
+    ]
+    return sorted(wanted)
 
 
 def pack(files: Iterable[tuple[str, bytes]]) -> bytes:

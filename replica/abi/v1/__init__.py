@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from replica.abi.tables import TableHandle
-from replica.abi.v1 import evidence, messages
+from replica.abi.v1 import ballots, evidence, messages
 from replica.protocol import candid as _candid
 from replica.protocol import hash_tree
 from replica.protocol.crypto.keys import verify_der, verify_ed25519
@@ -162,6 +162,7 @@ __all__ = [
     "Refuse",
     "Rejected",
     "account_identifier",
+    "ballots",
     "decode",
     "encode",
     "evidence",

@@ -383,6 +383,24 @@ class BlessedReplicaVersions(_message.Message):
     blessed_version_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, blessed_version_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class NnsRecoveryRecord(_message.Message):
+    __slots__ = ("height", "time", "state_height", "state_hash", "replica_version_id", "canister_id", "module_hash")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    STATE_HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    STATE_HASH_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_VERSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CANISTER_ID_FIELD_NUMBER: _ClassVar[int]
+    MODULE_HASH_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    time: int
+    state_height: int
+    state_hash: bytes
+    replica_version_id: str
+    canister_id: bytes
+    module_hash: bytes
+    def __init__(self, height: _Optional[int] = ..., time: _Optional[int] = ..., state_height: _Optional[int] = ..., state_hash: _Optional[bytes] = ..., replica_version_id: _Optional[str] = ..., canister_id: _Optional[bytes] = ..., module_hash: _Optional[bytes] = ...) -> None: ...
+
 class ProvisionalWhitelist(_message.Message):
     __slots__ = ("list_type", "set")
     LIST_TYPE_FIELD_NUMBER: _ClassVar[int]

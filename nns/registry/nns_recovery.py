@@ -1,0 +1,69 @@
+"""What the registry does in an offline recovery of the NNS, and whom it knows as its operators."""
+
+from replica.abi.v1 import Principal, Refuse, messages
+
+from . import releases
+from .store import get, need
+
+RECORD = "nns_recovery_record"
+
+
+def nns_subnet(ctx):
+    record = messages.parse(messages.SubnetId, need(ctx, "nns_subnet_id"))
+    return Principal(record.principal_id.raw)
+
+
+def membership(ctx):
+    """Return the NNS subnet's nodes, each with its operator, and the newest version of these."""
+    key = f"subnet_record_{nns_subnet(ctx)}"
+    value, version = get(ctx, key)
+    members = []
+    for raw in messages.parse(messages.SubnetRecord, value).membership:
+        node = Principal(raw)
+        node_value, node_version = get(ctx, f"node_record_{node}")
+        operator = Principal(messages.parse(messages.NodeRecord, node_value).node_operator_id)
+        operator_value, operator_version = get(ctx, f"node_operator_record_{operator}")
+        version = max(version, node_version, operator_version)
+        members.append(
+            {
+                "node": node,
+                "operator": operator,
+                "operator_key": messages.parse(
+                    messages.NodeOperatorRecord, operator_value
+                ).public_key_der,
+            }
+        )
+    return {"version": version, "members": members}
+
+
+def nns_recovery_mutations(ctx, payload):
+    """Return what an offline recovery changes: its record, the release, and no halt any more."""
+    key = f"subnet_record_{nns_subnet(ctx)}"
+    settings = messages.parse(messages.SubnetRecord, need(ctx, key))
+    settings.is_halted = False
+    settings.halt_at_cup_height = False
+    mutations = []
+    version = payload["replica_version_id"]
+    if version is not None and version not in releases.blessed(ctx):
+        digest = payload["release_package_sha256_hex"]
+        mutations.append(releases.election(ctx, version, digest, payload["release_package_urls"]))
+        record = messages.BlessedReplicaVersions(
+            blessed_version_ids=[*releases.blessed(ctx), version]
+        )
+        mutations.append(messages.Mutation(releases.BLESSED, messages.serialize(record)))
+    if version is not None:
+        if version in settings.recalled_replica_version_ids:
+            raise Refuse(f"{version} is recalled for the NNS subnet")
+        settings.replica_version_id = version
+    note = messages.NnsRecoveryRecord(
+        height=payload["height"],
+        time=payload["time_ns"],
+        state_height=payload["state_height"],
+        state_hash=payload["state_hash"],
+        replica_version_id=version or "",
+        canister_id=bytes(payload["canister_id"] or b""),
+        module_hash=payload["module_hash"] or b"",
+    )
+    mutations.append(messages.Mutation(RECORD, messages.serialize(note)))
+    mutations.append(messages.Mutation(key, messages.serialize(settings)))
+    return mutations
