@@ -100,16 +100,18 @@ def drill_list(output: Output = "table") -> None:
         from cli.lab import drills
 
         rows = [
-            {"name": name, "rto_budget_s": budget, "what": what}
-            for name, (_, what, budget) in drills.SCENARIOS.items()
+            {"name": name, "rto_budget_s": s.budget_s, "nns_nodes": s.nns_nodes, "what": s.what}
+            for name, s in drills.SCENARIOS.items()
         ]
-        emit(rows, output, key="name", columns=["name", "rto_budget_s", "what"])
+        emit(rows, output, key="name", columns=["name", "rto_budget_s", "nns_nodes", "what"])
 
 
 @drill_app.command("run")
 def drill_run(
     name: str,
-    nns_nodes: Annotated[int, typer.Option(help="Nodes of the NNS subnet.", min=1)] = 1,
+    nns_nodes: Annotated[
+        int | None, typer.Option(help="Nodes of the NNS subnet; default: the scenario's.", min=1)
+    ] = None,
     json_: Json = False,
     keep: Annotated[
         Path | None, typer.Option(help="Run in this new folder and leave it for inspection.")

@@ -170,16 +170,33 @@ def propose(
             "payload": function_payload(number, payload),
         }
     }
+    return propose_action(agent, neuron, title, summary, action)
+
+
+def propose_motion(agent: Agent, neuron: int, title: str, text: str) -> int:
+    return propose_action(agent, neuron, title, text, {"Motion": {"motion_text": text}})
+
+
+def propose_action(
+    agent: Agent, neuron: int, title: str, summary: str, action: dict[str, Any]
+) -> int:
+    """Make a proposal with any action of governance's .did; return its id."""
     proposal = {"title": title, "summary": summary, "url": "", "action": action}
     made = manage(agent, neuron, {"MakeProposal": proposal})
     return int(made["MakeProposal"]["proposal_id"]["id"])
 
 
-def propose_motion(agent: Agent, neuron: int, title: str, text: str) -> int:
-    action = {"Motion": {"motion_text": text}}
-    proposal = {"title": title, "summary": text, "url": "", "action": action}
-    made = manage(agent, neuron, {"MakeProposal": proposal})
-    return int(made["MakeProposal"]["proposal_id"]["id"])
+def install_action(target: Principal, module: bytes, mode: int = 3) -> dict[str, Any]:
+    """Return the action that installs code (mode 1 install, 2 reinstall, 3 upgrade)."""
+    return {
+        "InstallCode": {
+            "canister_id": target,
+            "install_mode": mode,
+            "wasm_module": module,
+            "arg": None,
+            "skip_stopping_before_installing": None,
+        }
+    }
 
 
 def vote(agent: Agent, neuron: int, proposal: int, choice: int) -> None:

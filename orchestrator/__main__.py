@@ -34,6 +34,11 @@ def build(orchestrator: Orchestrator) -> FastAPI:
         body = orchestrator.replicator.certified_since(since)
         return Response(body, media_type="application/octet-stream")
 
+    @app.get("/release/{sha256_hex}")
+    def package(sha256_hex: str) -> Response:
+        body = orchestrator.releases.package(sha256_hex)
+        return Response(body, media_type="application/zip")
+
     @app.exception_handler(ReprisError)
     async def on_error(_request: Request, error: ReprisError) -> Response:
         return Response(str(error), status_code=error.http_status, media_type="text/plain")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.attestation import Attestor
@@ -21,6 +21,7 @@ from orchestrator.decide import (
     decide,
 )
 from orchestrator.registry_replicator import RegistryReplicator
+from orchestrator.releases import Releases
 from orchestrator.replica_process import ReplicaProcess
 from replica.client import local_registry as keys
 from replica.client.agent import Agent
@@ -52,6 +53,7 @@ class Orchestrator:
         """Why this orchestrator acts no more; empty: it does."""
         self.cups = CupProvider(settings, self.records, Agent([], settings.root_key, timeout_s=1.5))
         self.attestor = Attestor(settings, Agent([], settings.root_key, timeout_s=3.0))
+        self.releases = Releases(settings, self.records, self._peer_orchestrators, log)
         self.process = ReplicaProcess(settings.folder, settings.folder / "replica.log")
         self.lock = threading.Lock()
         self.checks = 0
@@ -108,6 +110,7 @@ class Orchestrator:
             running_version=self.process.version,
             running_cup_epoch=self.process.cup_epoch,
             wanted_version=None,
+            wanted_is_here=False,
             recalled_versions=(),
             restart_not_before_ns=self.process.not_before_ns,
             now_ns=time.monotonic_ns(),
@@ -120,12 +123,15 @@ class Orchestrator:
             latest = self.records.view(subnet, self.records.version)
         except (Unavailable, NotFound):
             return facts
-        return Facts(
-            **{
-                **vars(facts),
-                "wanted_version": active.replica_version,
-                "recalled_versions": latest.recalled_versions,
-            }
+        wanted = active.replica_version
+        coming = latest.replica_version
+        ahead = [wanted] if coming in (wanted, *latest.recalled_versions) else [wanted, coming]
+        self.releases.prepare(ahead)
+        return replace(
+            facts,
+            wanted_version=wanted,
+            wanted_is_here=self.releases.has(wanted),
+            recalled_versions=latest.recalled_versions,
         )
 
     def _act(self, action: Action) -> None:
@@ -140,7 +146,7 @@ class Orchestrator:
             local = self.cups.local()
             assert local is not None, "a CUP is stored before the replica starts"
             try:
-                folder = self.release_folder(action.version)
+                folder = self.releases.folder(action.version)
             except ReprisError as error:
                 self._act(Report(str(error)))
                 return
@@ -150,21 +156,14 @@ class Orchestrator:
             self.last_report = action.text
             log(action.text)
 
-    def release_folder(self, version: str) -> Path:
-        """Return the folder of a release, named by the SHA-256 that the registry has elected."""
-        record = parse(pb.ReplicaVersionRecord, self.records.need(keys.replica_version(version)))
-        folder = self.settings.releases / record.release_package_sha256_hex
-        if not folder.is_dir():
-            raise Unavailable(f"the release {version} is not in {folder.parent}")
-        return folder
-
     def attest(self, height: int) -> bytes:
         subnet = self.subnet()
         package = self.cups.local()
         if subnet is None or package is None:
             raise Unavailable("this node has no subnet or no CUP yet")
         view = self.records.view(subnet, package.registry_version)
-        return self.attestor.attest(subnet, height, self.release_folder(view.replica_version))
+        version = self.process.version or view.replica_version
+        return self.attestor.attest(subnet, height, self.releases.folder(version))
 
     def status(self) -> dict[str, Any]:
         package = self.cups.local()
@@ -179,6 +178,8 @@ class Orchestrator:
             "replica_pid": self.process.pid,
             "replica_version": self.process.version,
             "replica_crashes": self.process.crashes,
+            "releases": sorted(p.name for p in self.settings.releases.glob("?" * 64)),
+            "release_error": self.releases.last_error,
             "cup_height": package.height if package else None,
             "cup_signed": package.is_signed if package else None,
         }

@@ -26,6 +26,8 @@ class Facts:
     """Epoch of the CUP that the running replica was started with."""
     wanted_version: str | None
     """Release of the subnet at the chosen CUP's registry version."""
+    wanted_is_here: bool
+    """Whether that release was downloaded and verified."""
     recalled_versions: tuple[str, ...]
     restart_not_before_ns: int
     """Crash loops back off until then."""
@@ -90,6 +92,9 @@ def decide(facts: Facts) -> list[Action]:
     if version is None or version in facts.recalled_versions:
         actions.append(Report(f"the release {version} is unknown or recalled: not started"))
         return actions
+    if not facts.wanted_is_here and (not running or facts.running_version != version):
+        actions.append(Report(f"the release {version[:12]} is not here yet: downloading it"))
+        return actions  # a replica of the release before goes on serving
     if running and facts.running_version != version:
         actions.append(StopReplica(f"the subnet moves to release {version}"))
         running = False

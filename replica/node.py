@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from replica.certification import certifier
@@ -22,6 +23,7 @@ from replica.certification.state_tree import SubnetEntry, Topology
 from replica.client import local_registry as keys
 from replica.client.local_registry import LocalRegistry, SubnetRegistry
 from replica.consensus import driver as consensus
+from replica.consensus.delivery import Batch
 from replica.consensus.reader import Context, Reader, SecretKeys, Status
 from replica.execution.ingress import IngressPool
 from replica.execution.management import Policy
@@ -122,9 +124,12 @@ def secret_keys(settings: NodeSettings) -> SecretKeys:
     return SecretKeys(settings.node, secrets.signing, secrets.committee, secrets.shares)
 
 
-def pool_journal_path(settings: NodeSettings, epoch: int) -> Any:
-    """Each epoch has a pool of its own: nothing signed before a recovery can leak past it."""
-    return settings.data / f"pool-{epoch}.journal"
+def pool_journal_path(settings: NodeSettings, epoch: int, version: str) -> Path:
+    """Each epoch has a pool of its own: nothing signed before a recovery can leak past it.
+
+    So has each release in it: blocks above the CUP at which releases change are the new one's.
+    """
+    return settings.data / f"pool-{epoch}-{version[:16]}.journal"
 
 
 @dataclass
@@ -180,7 +185,7 @@ class Replica:
             may_sign=self._may_sign,
         )
         self.driver = consensus.Driver(context, self.package, now)
-        path = pool_journal_path(self.settings, self.package.epoch)
+        path = pool_journal_path(self.settings, self.package.epoch, self.version)
         for old in self.settings.data.glob("pool-*.journal"):
             if old != path:
                 old.unlink()
@@ -293,7 +298,12 @@ class Replica:
         elif isinstance(effect, consensus.Send):
             self.transport.send(effect.artifact)
         elif isinstance(effect, consensus.Execute):
+            began = time.monotonic()
             result = self.state.execute(effect.batch)
+            self._trace(effect.batch)
+            if result.moved_rows:
+                took = time.monotonic() - began
+                log(f"an upgrade moved {result.moved_rows} rows in {took:.2f} s")
             for canister, line in result.logs:
                 log(f"[{canister.short}] {line}")
             self.driver.executed(effect.batch.height)
@@ -316,6 +326,12 @@ class Replica:
         elif isinstance(effect, consensus.Misbehaved):
             kind = type(effect.artifact).__name__
             log(f"invalid {kind} at {effect.artifact.height}: {effect.reason}")
+
+    def _trace(self, batch: Batch) -> None:
+        """Drills only: note which release executed which data block."""
+        if self.settings.trace and batch.ingress:
+            with open(self.settings.trace_path, "a") as file:
+                file.write(f"{batch.epoch} {batch.height} {self.version}\n")
 
     def _adopt_cup(self, package: cup.CatchUpPackage) -> None:
         stored = cup.decode(self.settings.cup_path.read_bytes())

@@ -49,7 +49,8 @@ def replay(folder: Path, height: int, out: Path) -> dict[str, Any]:
         Surroundings(surroundings.policy, surroundings.topology),
     )
     state.open(package)
-    driver = _driver(settings, records, package, state)
+    version = records.view(package.subnet, package.registry_version).replica_version
+    driver = _driver(settings, records, package, state, version)
     root = b""
     while state.latest_height < height:
         batch = next_batch(driver.reader(time.time_ns()))
@@ -71,10 +72,11 @@ def _driver(
     records: LocalRegistry,
     package: cup.CatchUpPackage,
     state: StateManager,
+    version: str,
 ) -> consensus.Driver:
     context = Context(
         subnet=package.subnet,
-        replica_version=package.block.version,
+        replica_version=version,
         keys=secret_keys(settings),
         scheme=bls.VERIFIER,
         registry=SubnetRegistry(records, package.subnet, 0),
@@ -83,7 +85,7 @@ def _driver(
         may_sign=lambda _: False,
     )
     driver = consensus.Driver(context, package, time.time_ns())
-    path = pool_journal_path(settings, package.epoch)
+    path = pool_journal_path(settings, package.epoch, version)
     stored, _ = scan(path.read_bytes()) if path.exists() else ([], 0)
     driver.restore([artifacts.decode(r) for r in stored], time.time_ns())
     return driver

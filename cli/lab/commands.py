@@ -104,17 +104,18 @@ def identity_new(folder: Path, name: str) -> None:
 
 
 def drill_run(
-    name: str, nns_nodes: int, as_json: bool, keep: Path | None, kill_offset: int | None
+    name: str, nns_nodes: int | None, as_json: bool, keep: Path | None, kill_offset: int | None
 ) -> int:
     """Return the exit status."""
     if name not in drills.SCENARIOS:
         raise NotFound(f"no scenario {name}; `reprise drill list` shows them")
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise Conflict(f"{keep} is not empty")
-    _, what, budget = drills.SCENARIOS[name]
-    say(f"drill {name}: {what}")
+    scenario = drills.SCENARIOS[name]
+    budget = scenario.budget_s
+    say(f"drill {name}: {scenario.what}")
     keep = keep.resolve() if keep is not None else None
-    options = lab.Options(nns_nodes=nns_nodes)
+    options = lab.Options(nns_nodes=nns_nodes or scenario.nns_nodes)
     outcome = drills.run(name, options, say, keep, kill_offset)
     within = kill_offset is not None or outcome.rto_seconds <= budget
     say(

@@ -16,6 +16,7 @@ from cli import nns_client as nns
 from cli.lab import swarm as lab
 from cli.lab import workload
 from cli.lab.layout import NodeEntry, SubnetEntry, Swarm
+from cli.lab.mirror import Mirror
 from cli.lab.phases import Phases
 from cli.lab.supervisor import Supervisor
 from cli.recovery import detect
@@ -58,6 +59,7 @@ class Drill:
         self.kill = kill
         self.swarm: Swarm = lab.create(folder, options)
         self.supervisor = Supervisor([n.folder for n in self.swarm.nodes])
+        self.mirror = Mirror(self.swarm.published, self.swarm.mirror_port)
         self.records = VersionedRecords()
         self.proposals: list[int] = []
         self.writer = workload.Writer(self.swarm, Ed25519Key(token_bytes(32)), pad=512)
@@ -70,12 +72,14 @@ class Drill:
 
     def up(self) -> None:
         self.supervisor.start()
+        self.mirror.start()
         lab.initialize(self.swarm, lambda _: None)
         self.writer.start()
         lab.wait_for("the client's first entries", lambda: self.writer.count >= 5, 30)
 
     def close(self) -> None:
         self.supervisor.stop()
+        self.mirror.stop()
 
     def refresh(self) -> VersionedRecords:
         """Fetch the newest registry; retried while the NNS restarts."""
@@ -92,10 +96,18 @@ class Drill:
         return detect.certified_height(detect.look(subnet, self.probe))
 
     def adopt(self, title: str, number: int, payload: dict[str, Any], voter: Voter) -> int:
-        """Propose with the operator's neuron; the staked neuron's vote makes the majority."""
+        """Propose an NNS function and see it executed."""
+        raw = nns.function_payload(number, payload)
+        action = {"ExecuteNnsFunction": {"nns_function": number, "payload": raw}}
+        return self.adopt_action(title, action, voter)
+
+    def adopt_action(self, title: str, action: dict[str, Any], voter: Voter) -> int:
+        """Propose with the operator's neuron; the other neuron's vote makes the majority."""
         neuron = patiently(lambda: nns.default_neuron(self.nns))
         summary = "A drill on a local swarm."
-        proposal = self._propose_once(neuron, title, summary, number, payload)
+        proposal = int(
+            patiently(lambda: nns.propose_action(self.nns, neuron, title, summary, action))
+        )
         self.proposals.append(proposal)
         info = patiently(lambda: nns.proposal_info(self.nns, proposal))
         if info["status"] != 1:
@@ -107,11 +119,23 @@ class Drill:
             raise NotVerified(f"proposal {proposal}: {failure['error_message']}")
         return proposal
 
-    def _propose_once(
-        self, neuron: int, title: str, summary: str, number: int, payload: dict[str, Any]
-    ) -> int:
-        made = patiently(lambda: nns.propose(self.nns, neuron, title, summary, number, payload))
-        return int(made)
+    def council(self) -> Voter:
+        """The genesis neuron that makes a majority together with the operator's."""
+        agent = self.swarm.agent(self.swarm.nns, self.swarm.identity("council"))
+        return Voter(agent, int(patiently(lambda: nns.default_neuron(agent))))
+
+    def watch_app(self) -> None:
+        """From now on, note the application subnet's height at the end of every phase."""
+        self.phases.witness = lambda: f"app at {self.certified_height(self.swarm.app)}"
+
+    def verify_journal(self) -> tuple[bool, str]:
+        """Stop the client and check that all it was told is there, in order, once."""
+        count = self.writer.count
+        lab.wait_for("the client to go on", lambda: self.writer.count > count + 3, 60)
+        self.writer.stop()
+        entries = workload.read_all(self.app, self.swarm)
+        kept = not self.writer.fault and workload.preserved(self.writer, entries)
+        return kept, f"{self.writer.count} certified entries, all there once"
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.lab import swarm as lab
@@ -16,18 +17,34 @@ from cli.lab.catch_up import node_catch_up
 from cli.lab.divergence import subnet_divergence
 from cli.lab.drill import Drill, Outcome, Say, node_rows
 from cli.lab.killer import Killer
+from cli.lab.upgrade import upgrade
 from replica.protocol.errors import ReprisError
 
-SCENARIOS: dict[str, tuple[Callable[[Drill], Outcome], str, float]] = {
-    "subnet-divergence": (
+
+@dataclass(frozen=True)
+class Scenario:
+    run: Callable[[Drill], Outcome]
+    what: str
+    budget_s: float = 90.0
+    nns_nodes: int = 1
+    trace: bool = False
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "subnet-divergence": Scenario(
         subnet_divergence,
         "half of a subnet computes another state; governance recovers it",
         60.0,
     ),
-    "node-catch-up": (
+    "node-catch-up": Scenario(
         node_catch_up,
         "one node restarts, falls two CUPs behind, loses its disk; it heals by itself",
         60.0,
+    ),
+    "upgrade": Scenario(
+        upgrade,
+        "an elected release takes over at a CUP height on four nodes under load",
+        trace=True,
     ),
 }
 
@@ -40,12 +57,13 @@ def run(
     kill_offset: int | None = None,
 ) -> Outcome:
     """Run a scenario on a fresh swarm in a folder of its own; always takes the swarm down."""
-    scenario, _, _ = SCENARIOS[name]
+    scenario = SCENARIOS[name]
+    options = replace(options, trace=scenario.trace)
     folder = keep if keep is not None else Path(tempfile.mkdtemp(prefix="reprise-drill-"))
     killer = Killer(kill_offset) if kill_offset is not None else None
     drill = Drill(folder, options, say, killer)
     try:
-        return scenario(drill)
+        return scenario.run(drill)
     except (ReprisError, OSError) as error:
         return Outcome(
             name,

@@ -1,8 +1,8 @@
 """A local swarm's folder, and what the command line needs to know of it.
 
 swarm.json     root key, subnets, nodes and their addresses
-identities/    private keys in PEM: default, council
-releases/      release packages by SHA-256
+identities/    private keys in PEM: default, council, community, operator-<node>
+published/     release packages by SHA-256, served on loopback (the mirror)
 nodes/<name>/  one folder a node (see replica.runtime.settings)
 supervisor.pid
 """
@@ -47,6 +47,7 @@ class Swarm:
     root_key: bytes
     subnets: tuple[SubnetEntry, ...]
     journal: CanisterId
+    mirror_port: int
 
     @classmethod
     def load(cls, folder: Path) -> Swarm:
@@ -70,7 +71,16 @@ class Swarm:
             )
             subnets.append(SubnetEntry(s["name"], SubnetId(Principal.from_text(s["id"])), nodes))
         journal = CanisterId(Principal.from_text(plain["journal"]))
-        return cls(folder, bytes.fromhex(plain["root_key"]), tuple(subnets), journal)
+        return cls(
+            folder, bytes.fromhex(plain["root_key"]), tuple(subnets), journal, plain["mirror_port"]
+        )
+
+    @property
+    def published(self) -> Path:
+        return self.folder / "published"
+
+    def mirror_url(self, sha256_hex: str) -> str:
+        return f"http://127.0.0.1:{self.mirror_port}/{sha256_hex}.zip"
 
     @property
     def nns(self) -> SubnetEntry:

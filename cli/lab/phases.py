@@ -14,6 +14,8 @@ class Phases:
     done: list[tuple[str, float, str]] = field(default_factory=list)
     """Name, seconds, what was seen."""
     on_phase: Callable[[str], None] = lambda _: None
+    witness: Callable[[], str] = lambda: ""
+    """What is noted at the end of every phase besides."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[list[str]]:
@@ -23,7 +25,8 @@ class Phases:
         self.on_phase(name)
         yield notes
         seconds = time.monotonic() - start
-        text = "; ".join(notes)
+        seen = self.witness()
+        text = "; ".join([*notes, seen] if seen else notes)
         self.done.append((name, seconds, text))
         self.say(f"  {name:<18} {seconds:6.1f} s   {text}")
 

@@ -1,4 +1,4 @@
-"""Keeps a swarm's orchestrators running, as an init system would.
+"""Keeps a swarm's orchestrators running, as an init system would, and serves its releases.
 
 Runs inside a drill, or on its own: `python -m cli.lab.supervisor FOLDER`.
 """
@@ -12,6 +12,9 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+
+from cli.lab.layout import Swarm
+from cli.lab.mirror import Mirror
 
 RESTART_S = 0.3
 STOP_S_MAX = 8.0
@@ -90,6 +93,9 @@ class Supervisor:
 def main() -> None:
     folder = Path(sys.argv[1])
     supervisor = Supervisor(sorted(p for p in (folder / "nodes").iterdir() if p.is_dir()))
+    swarm = Swarm.load(folder)
+    mirror = Mirror(swarm.published, swarm.mirror_port)
+    mirror.start()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -98,6 +104,7 @@ def main() -> None:
     while not stop.wait(0.5):
         pass
     supervisor.stop()
+    mirror.stop()
     (folder / "supervisor.pid").unlink(missing_ok=True)
 
 

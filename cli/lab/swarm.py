@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -72,6 +72,8 @@ class Options:
     backoff_ms: int = 10
     stall_limit_ms: int = 5000
     poll_ms: int = 300
+    trace: bool = False
+    """Whether replicas note which release executed which block."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -101,8 +103,8 @@ def create(folder: Path, options: Options) -> Swarm:
     """Write a new swarm's folder: genesis, keys, release, node folders."""
     folder.mkdir(parents=True, exist_ok=True)
     package = release.build()
-    package_hash = hashlib.sha256(package).hexdigest()
-    release.unpack(package, folder / "releases", package_hash)
+    package_hash = release.digest(package)
+    unpacked = release.unpack(package, folder / "published", package_hash)
     initializer = Ed25519Key(secrets.token_bytes(32))
     journal = bundles.build(folder_of_bundle("journal"))
     common: dict[str, Any] = {
@@ -125,17 +127,19 @@ def create(folder: Path, options: Options) -> Swarm:
     count = options.nns_nodes + options.app_nodes
     made = genesis.make(
         plans,
-        package_hash[:40],
+        release.version_of(package_hash),
         package_hash,
         initializer.principal,
         free_ports(3 * count),
         time.time_ns(),
     )
-    _write_identities(folder, initializer)
-    _write_nodes(folder, made, options)
+    _write_identities(folder, initializer, made)
+    _write_nodes(folder, made, options, unpacked)
+    shutil.rmtree(unpacked)
     plain = {
         "root_key": made.root_key.hex(),
         "journal": str(JOURNAL),
+        "mirror_port": free_ports(1)[0],
         "subnets": [
             {
                 "name": s.plan.name,
@@ -158,7 +162,7 @@ def create(folder: Path, options: Options) -> Swarm:
     return Swarm.load(folder)
 
 
-def _write_identities(folder: Path, initializer: Ed25519Key) -> None:
+def _write_identities(folder: Path, initializer: Ed25519Key, made: genesis.Genesis) -> None:
     identities = folder / "identities"
     identities.mkdir(exist_ok=True)
     keys = {
@@ -167,6 +171,9 @@ def _write_identities(folder: Path, initializer: Ed25519Key) -> None:
         "council": Ed25519Key(secrets.token_bytes(32)),
         "community": Ed25519Key(secrets.token_bytes(32)),
     }
+    for subnet in made.subnets:
+        for node in subnet.nodes:
+            keys[f"operator-{node.name}"] = Ed25519Key(node.operator_seed)
     for name, key in keys.items():
         write_secret(identities / f"{name}.pem", key.to_pem())
 
@@ -177,13 +184,18 @@ def write_secret(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _write_nodes(folder: Path, made: genesis.Genesis, options: Options) -> None:
+def _write_nodes(
+    folder: Path, made: genesis.Genesis, options: Options, release_folder: Path
+) -> None:
     urls = [f"http://127.0.0.1:{n.http_port}" for n in made.nns.nodes]
     delta = Delta(genesis.GENESIS_VERSION, encode_batch(tuple(made.mutations)))
     for subnet in made.subnets:
         for node in subnet.nodes:
             home = folder / "nodes" / node.name
             (home / "data").mkdir(parents=True)
+            held = home / "releases" / release_folder.name
+            shutil.copytree(release_folder, held, copy_function=os.link)
+            os.link(release_folder.with_suffix(".zip"), held.with_suffix(".zip"))
             write_secret(home / "keys.json", json.dumps(node.to_plain()).encode())
             settings = {
                 "node_id": str(node.node),
@@ -192,7 +204,8 @@ def _write_nodes(folder: Path, made: genesis.Genesis, options: Options) -> None:
                 "orchestrator_port": node.orchestrator_port,
                 "nns_urls": urls,
                 "root_key": made.root_key.hex(),
-                "releases": str((folder / "releases").resolve()),
+                "releases": str((home / "releases").resolve()),
+                "trace": options.trace,
                 "poll_ms": options.poll_ms,
                 "stable_age_ms": 2 * options.poll_ms + 400,
             }

@@ -14,8 +14,9 @@ def make(reader: Reader) -> list[Mutation]:
     """Sign the newest finalized summary whose state is certified for all that may still need it.
 
     A halting subnet need not wait for that: its last blocks all carry an older certified height.
+    One that stands still for its next release still signs: else it would never leave.
     """
-    if reader.status is Status.HALTED:
+    if reader.is_barred:
         return []
     chain = reader.chain
     certified = chain.finalized_tip.block.context.certified_height

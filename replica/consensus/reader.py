@@ -139,14 +139,19 @@ class Reader:
     def high(self, height: int) -> Transcript:
         return self.chain.summary_at(height).high
 
-    @cached_property
-    def status(self) -> Status:
-        """Whether this subnet makes blocks, winds down to its next CUP, or stands still."""
+    @property
+    def is_barred(self) -> bool:
+        """Whether nothing at all may be signed: halted by the registry, recovered, or promised."""
         registry = self.context.registry
         latest = registry.subnet(registry.latest_version)
         if latest.is_halted or latest.cup_version > self.epoch:
-            return Status.HALTED  # also once a recovery has opened another epoch
-        if not self.context.may_sign(self.epoch):
+            return True  # also once a recovery has opened another epoch
+        return not self.context.may_sign(self.epoch)
+
+    @cached_property
+    def status(self) -> Status:
+        """Whether this subnet makes blocks, winds down to its next CUP, or stands still."""
+        if self.is_barred:
             return Status.HALTED
         if not self.should_halt(self.chain.finalized_height + 1):
             return Status.RUNNING

@@ -261,6 +261,8 @@ def _integrity_fault(reader: Reader, proposal: BlockProposal) -> str | None:
     block = proposal.block
     if block.subnet != reader.subnet:
         return "a block of another subnet"
+    if block.version != reader.context.replica_version:
+        return "a block of another release"  # also when it is notarized: releases never mix
     if artifacts.payload_hash(proposal.payload) != block.payload_hash:
         return "the payload is not the one the block names"
     return None
@@ -308,8 +310,6 @@ def _content_fault(reader: Reader, proposal: BlockProposal) -> str | None:
     parent = chain.blocks[block.parent].block
     context, before = block.context, parent.context
     registry, state = reader.context.registry, reader.context.state
-    if block.version != reader.context.replica_version:
-        return "a block of another replica version"
     if (
         context.registry_version < before.registry_version
         or context.certified_height < before.certified_height

@@ -3,6 +3,8 @@
 node.json        addresses and the root key
 keys.json        secrets (mode 0600); kept apart from the data, as in a vault
 fault.json       drills only: the documented fault of this node
+executed.log     drills only: which release executed which block
+releases/        the releases that this node holds, by SHA-256
 registry.journal local registry store
 cup.pb           the newest catch-up package this node acts on
 promise.json     an epoch in which this node will sign nothing more
@@ -49,6 +51,12 @@ class NodeSettings:
     stable_age_ns: int
     """How long a registry version must have been here before a block may refer to it."""
     database_url: str = ""
+    trace: bool = False
+    """Drills only: note which release executed which block."""
+
+    @property
+    def trace_path(self) -> Path:
+        return self.folder / "executed.log"
 
     @property
     def data(self) -> Path:
@@ -113,6 +121,7 @@ def load(folder: Path) -> NodeSettings:
             poll_ns=plain["poll_ms"] * 1_000_000,
             stable_age_ns=plain["stable_age_ms"] * 1_000_000,
             database_url=plain.get("database_url", ""),
+            trace=plain.get("trace", False),
         )
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise Malformed(f"{folder}/node.json can't be read: {error}") from error

@@ -59,6 +59,7 @@ NOTHING = Facts(
     running_version=None,
     running_cup_epoch=None,
     wanted_version="v1",
+    wanted_is_here=True,
     recalled_versions=(),
     restart_not_before_ns=0,
     now_ns=0,

@@ -247,6 +247,7 @@ class RecoveryWorld(World):
             running_version="v1" if node.driver else None,
             running_cup_epoch=node.driver.chain.cup.epoch if node.driver else None,
             wanted_version="v1",
+            wanted_is_here=True,
             recalled_versions=(),
             restart_not_before_ns=0,
             now_ns=self.now,
