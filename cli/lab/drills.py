@@ -17,6 +17,7 @@ from cli.lab.catch_up import node_catch_up
 from cli.lab.divergence import subnet_divergence
 from cli.lab.drill import Drill, Outcome, Say, node_rows
 from cli.lab.killer import Killer
+from cli.lab.repair import canister_failure, governance_failure, root_failure
 from cli.lab.upgrade import upgrade
 from replica.protocol.errors import ReprisError
 
@@ -45,6 +46,18 @@ SCENARIOS: dict[str, Scenario] = {
         upgrade,
         "an elected release takes over at a CUP height on four nodes under load",
         trace=True,
+    ),
+    "canister-failure": Scenario(
+        canister_failure,
+        "a ledger release traps on every call; governance adopts the repair, root installs it",
+    ),
+    "root-failure": Scenario(
+        root_failure, "a root release traps on every call; lifeline replaces it"
+    ),
+    "governance-failure": Scenario(
+        governance_failure,
+        "a governance release traps on every vote; node operators vote through root",
+        nns_nodes=4,
     ),
 }
 
