@@ -14,7 +14,9 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from orchestrator.agent import Orchestrator
-from replica.protocol.errors import ReprisError
+from replica.protocol.ballot import BALLOT_BYTES_MAX
+from replica.protocol.errors import LimitExceeded, ReprisError
+from replica.protocol.nns_recovery import BUNDLE_BYTES_MAX
 from replica.runtime import settings as node_settings
 
 
@@ -39,11 +41,34 @@ def build(orchestrator: Orchestrator) -> FastAPI:
         body = orchestrator.releases.package(sha256_hex)
         return Response(body, media_type="application/zip")
 
+    @app.post("/halt")
+    async def halt(request: Request) -> JSONResponse:
+        order = await _body(request, BALLOT_BYTES_MAX)
+        return JSONResponse(await asyncio.to_thread(orchestrator.halt, order))
+
+    @app.post("/nns_recovery")
+    async def stage(request: Request) -> JSONResponse:
+        bundle = await _body(request, BUNDLE_BYTES_MAX)
+        return JSONResponse(await asyncio.to_thread(orchestrator.recovery.stage, bundle))
+
+    @app.get("/nns_recovery")
+    def recovery() -> JSONResponse:
+        return JSONResponse(orchestrator.recovery.status())
+
     @app.exception_handler(ReprisError)
     async def on_error(_request: Request, error: ReprisError) -> Response:
         return Response(str(error), status_code=error.http_status, media_type="text/plain")
 
     return app
+
+
+async def _body(request: Request, bytes_max: int) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > bytes_max:
+            raise LimitExceeded(f"at most {bytes_max} bytes are taken here")
+    return bytes(body)
 
 
 async def serve(folder: Path) -> None:

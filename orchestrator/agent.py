@@ -20,6 +20,7 @@ from orchestrator.decide import (
     choose_cup,
     decide,
 )
+from orchestrator.nns_recovery import NnsRecovery
 from orchestrator.registry_replicator import RegistryReplicator
 from orchestrator.releases import Releases
 from orchestrator.replica_process import ReplicaProcess
@@ -55,6 +56,14 @@ class Orchestrator:
         self.attestor = Attestor(settings, Agent([], settings.root_key, timeout_s=3.0))
         self.releases = Releases(settings, self.records, self._peer_orchestrators, log)
         self.process = ReplicaProcess(settings.folder, settings.folder / "replica.log")
+        self.recovery = NnsRecovery(
+            settings,
+            self.records,
+            self.cups,
+            self.releases,
+            lambda reason: self._act(StopReplica(reason)),
+            log,
+        )
         self.lock = threading.Lock()
         self.checks = 0
         self.last_report = ""
@@ -77,6 +86,7 @@ class Orchestrator:
                 self.frozen = str(error)
                 log(self.frozen)
                 return
+            self.recovery.step()
             for action in decide(self._facts()):
                 self._act(action)
 
@@ -164,6 +174,10 @@ class Orchestrator:
         view = self.records.view(subnet, package.registry_version)
         version = self.process.version or view.replica_version
         return self.attestor.attest(subnet, height, self.releases.folder(version))
+
+    def halt(self, order: bytes) -> dict[str, Any]:
+        """Halt this node of the NNS on its operator's signed order."""
+        return self.recovery.halt(order, self.subnet(), self.attestor.agent)
 
     def status(self) -> dict[str, Any]:
         package = self.cups.local()

@@ -6,24 +6,19 @@ checks by replay that it holds that state before it signs.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from replica.client import replaying
 from replica.client.agent import Agent
 from replica.protocol import canonical
 from replica.protocol.attestation import Attestation
-from replica.protocol.errors import Conflict, Malformed, Rejected, Unavailable
+from replica.protocol.errors import Conflict, Rejected
 from replica.protocol.ids import Epoch, Height, RegistryVersion, SubnetId
 from replica.runtime.journal import sync_directory
 from replica.runtime.settings import NodeSettings
-
-REPLAY_S_MAX = 300
 
 
 class Attestor:
@@ -49,8 +44,10 @@ class Attestor:
                 f"height {height} is not between the CUP ({status['cup_height']}) and the highest "
                 f"finalized block ({status['finalized_height']}) of this node"
             )
-        replayed = self._replay(height, release)
-        self._keep(Path(replayed["checkpoint"]))
+        replayed = replaying.run(
+            release, self.settings.folder, height, self.settings.data / "replay"
+        )
+        keep_checkpoint(self.settings, Path(replayed["checkpoint"]))
         # The promise is durable before the word is given.
         self.settings.promise(status["epoch"], status["registry_version"])
         unsigned = Attestation(
@@ -69,45 +66,14 @@ class Attestor:
         self._made[(status["epoch"], height)] = signed
         return signed
 
-    def _replay(self, height: int, release: Path) -> dict[str, Any]:
-        """Replay beside the idle replica, with the release it runs."""
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "replica",
-                "replay",
-                "--node",
-                str(self.settings.folder),
-                "--height",
-                str(height),
-                "--out",
-                str(self.settings.data / "replay"),
-            ],
-            cwd=release,
-            env={
-                "PATH": os.environ.get("PATH", ""),
-                "PYTHONPATH": str(release),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
-            capture_output=True,
-            timeout=REPLAY_S_MAX,
-        )
-        if done.returncode != 0:
-            reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            raise Unavailable(f"replay to {height} failed: {' '.join(reason)}")
-        try:
-            return dict(json.loads(done.stdout))
-        except ValueError as error:
-            raise Malformed("the replay printed no result") from error
 
-    def _keep(self, checkpoint: Path) -> None:
-        """Hang the replayed checkpoint beside the replica's own, under its height."""
-        target = self.settings.data / "checkpoints" / checkpoint.name
-        if not target.exists():
-            aside = target.with_name(f"replayed-{checkpoint.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(checkpoint, aside, copy_function=os.link)
-            os.rename(aside, target)
-            sync_directory(target.parent)
-        shutil.rmtree(self.settings.data / "replay", ignore_errors=True)
+def keep_checkpoint(settings: NodeSettings, checkpoint: Path) -> None:
+    """Hang a replayed checkpoint beside the replica's own, under its height."""
+    target = settings.data / "checkpoints" / checkpoint.name
+    if not target.exists():
+        aside = target.with_name(f"replayed-{checkpoint.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(checkpoint, aside, copy_function=os.link)
+        os.rename(aside, target)
+        sync_directory(target.parent)
+    shutil.rmtree(settings.data / "replay", ignore_errors=True)

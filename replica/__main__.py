@@ -1,7 +1,7 @@
 """`python -m replica`: run a replica, or replay finalized blocks offline.
 
 python -m replica run --node DIR --replica-version V
-python -m replica replay --node DIR --height R --out DIR
+python -m replica replay --node DIR --height R --out DIR [--order FILE]
 """
 
 from __future__ import annotations
@@ -29,12 +29,19 @@ def main() -> int:
     replay.add_argument("--node", type=Path, required=True, help="the node's folder")
     replay.add_argument("--height", type=int, required=True, help="stop after this height")
     replay.add_argument("--out", type=Path, required=True, help="working folder for the replay")
+    replay.add_argument("--order", type=Path, help="changes of an NNS recovery to make on top")
     arguments = parser.parse_args()
     if arguments.command == "run":
         return asyncio.run(_run(arguments.node, arguments.replica_version))
+    from replica.protocol import canonical
+    from replica.protocol.nns_recovery import Order
     from replica.replay import replay as run_replay
 
-    print(json.dumps(run_replay(arguments.node, arguments.height, arguments.out)))  # noqa: T201
+    order = None
+    if arguments.order is not None:
+        order = canonical.decode(Order, arguments.order.read_bytes())
+    result = run_replay(arguments.node, arguments.height, arguments.out, order)
+    print(json.dumps(result))  # noqa: T201
     return 0
 
 

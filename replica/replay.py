@@ -1,7 +1,8 @@
 """Offline replay: re-execute finalized blocks beside an idle replica, check every certification.
 
 Reads the node's CUP, pool and checkpoints; writes only to its own folder, where the checkpoint at
-the target height is left for the orchestrator to take over.
+the target height is left for the orchestrator to take over. For the NNS it can make the changes of
+an offline recovery on top.
 """
 
 from __future__ import annotations
@@ -14,22 +15,29 @@ from typing import Any
 
 from replica.client.local_registry import LocalRegistry, SubnetRegistry
 from replica.consensus import driver as consensus
-from replica.consensus.delivery import next_batch
+from replica.consensus.delivery import Batch, next_batch
 from replica.consensus.reader import Context
 from replica.execution.ingress import IngressPool
+from replica.execution.recovery import newest_registry_version, work_of
 from replica.execution.state_manager import StateManager, Surroundings
 from replica.node import RegistrySurroundings, pool_journal_path, secret_keys
-from replica.protocol import artifacts, cup
+from replica.protocol import artifacts, cup, nns_recovery
 from replica.protocol.artifacts import Certification
 from replica.protocol.crypto import bls
 from replica.protocol.errors import NotVerified, Unavailable
+from replica.protocol.ids import Epoch, RegistryVersion
 from replica.runtime import settings as node_settings
 from replica.runtime.journal import scan
 from replica.state.store import Store
 
 
-def replay(folder: Path, height: int, out: Path) -> dict[str, Any]:
+def replay(
+    folder: Path, height: int, out: Path, order: nns_recovery.Order | None = None
+) -> dict[str, Any]:
     """Replay up to a height; return {height, state_hash, certified_root, checkpoint}.
+
+    With an order, the changes of an NNS recovery are made on top, and the result also has
+    {new_state_hash, new_checkpoint, registry_version, registry_batch}.
 
     Raises: Unavailable when blocks are missing, NotVerified when a certification contradicts.
     """
@@ -59,11 +67,41 @@ def replay(folder: Path, height: int, out: Path) -> dict[str, Any]:
         state.execute(batch)
         root = _check(driver, state, batch.height)
     state_hash = state.make_checkpoint()
-    return {
+    result = {
         "height": state.latest_height,
         "state_hash": state_hash.hex(),
         "certified_root": root.hex(),
         "checkpoint": str(state.folder(state.latest_height)),
+    }
+    if order is not None:
+        result |= _recover(state, order, state_hash)
+    return result
+
+
+def _recover(state: StateManager, order: nns_recovery.Order, state_hash: bytes) -> dict[str, Any]:
+    """Make a recovery's changes and a checkpoint of what comes out."""
+    version, _ = newest_registry_version(state._tip, state._rows())
+    note = {
+        "height": order.height,
+        "time_ns": order.time_ns,
+        "state_height": state.latest_height,
+        "state_hash": state_hash,
+    }
+    batch = Batch(
+        height=order.height,
+        epoch=Epoch(version + 1),
+        time_ns=order.time_ns,
+        registry_version=RegistryVersion(version),
+        randomness=bytes(32),
+        ingress=(),
+        is_checkpoint=True,
+    )
+    written, content = state.recover(batch, work_of(note, order.release, order.module))
+    return {
+        "new_state_hash": state.make_checkpoint().hex(),
+        "new_checkpoint": str(state.folder(order.height)),
+        "registry_version": written,
+        "registry_batch": content.hex(),
     }
 
 

@@ -26,7 +26,7 @@ from cli.lab.drill import (
     signed_cup_height,
     signs_above,
 )
-from cli.lab.layout import NodeEntry
+from cli.lab.layout import NodeEntry, SubnetEntry
 from cli.recovery import detect
 from cli.recovery import plan as recovery
 from replica.abi.v1 import account_identifier
@@ -50,13 +50,13 @@ def subnet_divergence(drill: Drill) -> Outcome:
             f"neuron {voter.neuron} claimed; first signed CUP at {signed_cup_height(drill)}"
         )
     with phases.phase("fault") as notes:
-        height = _inject(drill, (app.nodes[2], app.nodes[3]))
-        lab.wait_for("the fault", lambda: _executed(drill, app.nodes[2]) >= height, 60, 0.03)
+        height = inject(drill, (app.nodes[2], app.nodes[3]))
+        lab.wait_for("the fault", lambda: executed(drill, app.nodes[2]) >= height, 60, 0.03)
         fault_at = time.monotonic()
         before = height - 1
         notes.append(f"2 of {len(app.nodes)} replicas compute another state at height {height}")
     with phases.phase("detect") as notes:
-        diagnosis = _detect(drill)
+        diagnosis = wait_for_stall(drill, app)
         notes.append(f"{diagnosis.cause}: {diagnosis.text}")
         if diagnosis.cause != detect.DIVERGENCE:
             raise NotVerified(f"the cause is {diagnosis.cause}, not DIVERGENCE")
@@ -137,7 +137,7 @@ def _stake(drill: Drill) -> Voter:
     return Voter(agent, neuron)
 
 
-def _inject(drill: Drill, nodes: tuple[NodeEntry, ...]) -> int:
+def inject(drill: Drill, nodes: tuple[NodeEntry, ...]) -> int:
     status = drill.status(nodes[0])
     while status is None:
         time.sleep(0.1)
@@ -151,23 +151,22 @@ def _inject(drill: Drill, nodes: tuple[NodeEntry, ...]) -> int:
     return int(height)
 
 
-def _executed(drill: Drill, node: NodeEntry) -> int:
+def executed(drill: Drill, node: NodeEntry) -> int:
     status = drill.status(node)
     return 0 if status is None else int(status["executed_height"])
 
 
-def _detect(drill: Drill) -> detect.Diagnosis:
+def wait_for_stall(drill: Drill, subnet: SubnetEntry) -> detect.Diagnosis:
     """Wait until certified height has not moved for the subnet's limit; name the cause."""
-    app = drill.swarm.app
-    limit = drill.refresh().view(app.id, drill.records.version).stall_limit_ns / 1e9
+    limit = drill.refresh().view(subnet.id, drill.records.version).stall_limit_ns / 1e9
     height, since = -1, time.monotonic()
     while True:
-        reports = detect.look(app, drill.probe)
+        reports = detect.look(subnet, drill.probe)
         now = detect.certified_height(reports)
         if now > height:
             height, since = now, time.monotonic()
         elif time.monotonic() - since > limit:
-            found = detect.diagnose(app, reports, drill.records)
+            found = detect.diagnose(subnet, reports, drill.records)
             if found.cause in (detect.DIVERGENCE, detect.HALTED):
                 return found
             if time.monotonic() - since > limit + 30:

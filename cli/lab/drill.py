@@ -82,8 +82,11 @@ class Drill:
         self.mirror.stop()
 
     def refresh(self) -> VersionedRecords:
-        """Fetch the newest registry; retried while the NNS restarts."""
+        """Fetch what is new in the registry; a node with nothing new may be behind the others."""
+        before = self.records.version
         certified_registry.fetch(self.nns, self.records)
+        if self.records.version == before:
+            self.nns.next_node()
         return self.records
 
     def status(self, node: NodeEntry) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from cli.lab.catch_up import node_catch_up
 from cli.lab.divergence import subnet_divergence
 from cli.lab.drill import Drill, Outcome, Say, node_rows
 from cli.lab.killer import Killer
+from cli.lab.nns_stall import nns_stall
 from cli.lab.repair import canister_failure, governance_failure, root_failure
 from cli.lab.upgrade import upgrade
 from replica.protocol.errors import ReprisError
@@ -57,6 +58,11 @@ SCENARIOS: dict[str, Scenario] = {
     "governance-failure": Scenario(
         governance_failure,
         "a governance release traps on every vote; node operators vote through root",
+        nns_nodes=4,
+    ),
+    "nns-stall": Scenario(
+        nns_stall,
+        "half of the NNS computes another state; its node operators recover it offline",
         nns_nodes=4,
     ),
 }

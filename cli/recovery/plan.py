@@ -74,9 +74,17 @@ class Plan:
         }
 
 
-def gather(subnet: SubnetEntry, agent: Agent, records: VersionedRecords) -> Gathered:
-    """Collect and verify every node's newest quorum-signed artifacts."""
-    registry_cup = records.registry_cup(subnet.id)
+def gather(
+    subnet: SubnetEntry,
+    agent: Agent,
+    records: VersionedRecords,
+    base: cup.CatchUpPackage | None = None,
+) -> Gathered:
+    """Collect and verify every node's newest quorum-signed artifacts.
+
+    `base`: a proven package of the epoch in force; default: the registry's.
+    """
+    registry_cup = base if base is not None else records.registry_cup(subnet.id)
     if registry_cup is None:
         raise Rejected(f"the registry has no catch-up package of {subnet.id}")
     found = Gathered(registry_cup)

@@ -62,6 +62,10 @@ class Agent:
     def sender(self) -> Principal:
         return self.key.principal if self.key is not None else ANONYMOUS
 
+    def next_node(self) -> None:
+        """Ask another node from now on."""
+        self._position += 1
+
     def _post(self, path: str, body: bytes, attempts: int = 0) -> httpx2.Response:
         """Post to one node after another until one answers. Raises: Unavailable, Rejected."""
         last = "no node was asked"
@@ -149,6 +153,7 @@ class Agent:
                     return answer
             except (Unavailable, NotVerified) as error:
                 on_retry(str(error))
+            self.next_node()  # this one may be cut off, or stuck
             if time.monotonic() > end:
                 raise Unavailable(
                     f"no certified answer within {wait_s:.0f} s; the request may still be executed "

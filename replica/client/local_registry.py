@@ -16,6 +16,7 @@ from replica.protocol.errors import Malformed, NotFound, Unavailable
 from replica.protocol.ids import NodeId, Principal, RegistryVersion, SubnetId
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
+from replica.protocol.nns_recovery import RECOVERY_RECORD
 from replica.protocol.registry_transport import Delta
 from replica.runtime.journal import Journal, JournalReader
 
@@ -135,7 +136,6 @@ class VersionedRecords:
         record = parse(pb.SubnetRecord, self.need(subnet_record(subnet), version))
         members = tuple(sorted(NodeId(Principal(m)) for m in record.membership))
         keys = {m: self._node_keys(m, version) for m in members}
-        contents = self.get_versioned(cup_contents(subnet), version)
         return SubnetView(
             version=version,
             members=members,
@@ -152,8 +152,15 @@ class VersionedRecords:
             recalled_versions=tuple(record.recalled_replica_version_ids),
             trusted_bundles=tuple(record.trusted_bundle_hashes),
             is_system=record.subnet_type == 2,
-            cup_version=contents[1] if contents is not None else RegistryVersion(0),
+            cup_version=self.epoch(subnet, version),
         )
+
+    def epoch(self, subnet: SubnetId, version: int | None = None) -> RegistryVersion:
+        """Return the version that opened the subnet's epoch: its CUP's, or an NNS recovery's."""
+        found = [self.get_versioned(cup_contents(subnet), version)]
+        if self.get(NNS_SUBNET) is not None and subnet == self.nns():
+            found.append(self.get_versioned(RECOVERY_RECORD, version))
+        return max([f[1] for f in found if f is not None], default=RegistryVersion(0))
 
     def _node_keys(self, node: NodeId, version: int) -> NodeKeys:
         signing = parse(pb.PublicKey, self.need(node_key(node, NODE_SIGNING), version))

@@ -14,6 +14,7 @@ from pathlib import Path
 from replica.certification import state_tree
 from replica.consensus.delivery import Batch
 from replica.execution.management import Policy
+from replica.execution.recovery import RecoveryRound, Work, newest_registry_version
 from replica.execution.round import Round, RoundResult
 from replica.protocol import hash_tree, manifest
 from replica.protocol.artifacts import Certification
@@ -201,6 +202,21 @@ class StateManager:
             return snapshot
         digest = sha256(b"injected divergence" + fault.salt + snapshot.system.digest)
         return replace(snapshot, system=replace(snapshot.system, digest=digest))
+
+    def recover(self, batch: Batch, work: Work) -> tuple[int, bytes]:
+        """Run an offline recovery's changes on the tip, which takes the batch's height.
+
+        Returns the registry's newest version and its content. Raises: Rejected.
+        """
+        below = self._rows().below
+        policy = self.surroundings.policy(batch.registry_version)
+        result = RecoveryRound(self._tip, below, batch, policy).run_work(work)
+        tree = state_tree.build(result.snapshot, ())
+        self.executed[batch.height] = Executed(result.snapshot, tree, b"", result, batch.epoch)
+        self._tip = result.snapshot
+        for name, rows in result.rows.changes.items():
+            self._dirty.setdefault(name, set()).update(rows)
+        return newest_registry_version(self._tip, self._rows())
 
     def deliver(self, certification: Certification) -> None:
         """Flush all heights up to a certified one to the database, in order."""

@@ -98,21 +98,23 @@ def judge(
     public_key: bytes,
     signing_keys: dict[NodeId, bytes],
     committee_keys: dict[NodeId, bytes],
-    registry_cup: cup.CatchUpPackage,
+    registry_cup: cup.CatchUpPackage | int,
     scheme: Scheme = bls.VERIFIER,
 ) -> Judgement:
     """Check every signature and return what is proven (evidence of class *certified*).
 
     `public_key`: the subnet's, from the registry. `signing_keys`: Ed25519 keys of the members;
-    `committee_keys`: their multi-signature keys. `registry_cup`: the unsigned CUP in force.
+    `committee_keys`: their multi-signature keys. `registry_cup`: the unsigned CUP in force;
+    or, when it is not at hand, its epoch: then only a signed CUP can be evidence.
     Raises: NotVerified, naming what does not hold.
     """
     package = cup.decode(evidence.cup)
-    if package.subnet != subnet or package.epoch != registry_cup.epoch:
+    epoch = registry_cup if isinstance(registry_cup, int) else registry_cup.epoch
+    if package.subnet != subnet or package.epoch != epoch:
         raise NotVerified("the CUP in the evidence is of another subnet or epoch")
     if package.is_signed:
         package.verify(public_key, scheme)
-    elif package.encode() != registry_cup.encode():
+    elif isinstance(registry_cup, int) or package.encode() != registry_cup.encode():
         raise NotVerified("the unsigned CUP in the evidence is not the registry's")
     height, time_ns = package.height, package.block.context.time_ns
     quorum = threshold_high(len(signing_keys))

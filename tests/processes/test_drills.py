@@ -155,7 +155,7 @@ def test_one_diverged_node_heals_at_the_next_cup(tmp_path: Path) -> None:
     node = drill.swarm.app.nodes[3]
     try:
         drill.up()
-        height = divergence._inject(drill, (node,))
+        height = divergence.inject(drill, (node,))
 
         def healed() -> bool:
             status = drill.status(node)
