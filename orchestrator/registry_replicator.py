@@ -52,7 +52,10 @@ class RegistryReplicator:
             self.last_error = str(error)
             return self._poll_peers()
         self.failures, self.last_error = 0, ""
-        return self._take(since, found, raw)
+        if self._take(since, found, raw):
+            return True
+        self.agent.next_node()  # one that is stuck answers as well, always with the same
+        return False
 
     def _poll_peers(self) -> bool:
         """Ask the other orchestrators for certified answers they got."""
