@@ -25,8 +25,12 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 drill: $(RUN_READY) ## Stall a subnet, recover it by a vote, print the phases (ARGS="--json --nns-nodes 4")
 	@$(BIN)/reprise drill run subnet-divergence $(ARGS)
 
-drill-crash: $(RUN_READY) ## The drill three times, one kill -9 in every phase
-	@for offset in 0 3 7; do $(BIN)/reprise drill run subnet-divergence --kill-offset $$offset || exit 1; done
+SCENARIOS ?= subnet-divergence upgrade canister-failure root-failure governance-failure nns-stall
+OFFSETS ?= 0 3 7
+
+drill-crash: $(RUN_READY) ## Every drill three times, one kill -9 in every phase (SCENARIOS=, OFFSETS=)
+	@for scenario in $(SCENARIOS); do for offset in $(OFFSETS); do \
+	  $(BIN)/reprise drill run $$scenario --kill-offset $$offset || exit 1; done; done
 
 test: $(DEV_READY) ## All tests
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)

@@ -18,12 +18,12 @@ from replica.protocol.ids import Principal
 from replica.runtime.journal import write_durably
 
 
-def _proposer(folder: Path, identity: str, neuron: int | None) -> tuple[Agent, int]:
+def proposer(folder: Path, identity: str, neuron: int | None) -> tuple[Agent, int]:
     agent = context.nns_agent(context.swarm(folder), identity)
     return agent, neuron if neuron is not None else nns.default_neuron(agent)
 
 
-def _told(proposal: int, agent: Agent) -> None:
+def told(proposal: int, agent: Agent) -> None:
     info = nns.proposal_info(agent, proposal)
     row = views.proposal_row(info)
     sys.stdout.write(f"{proposal}\n")
@@ -35,7 +35,7 @@ def _told(proposal: int, agent: Agent) -> None:
 
 def halt(folder: Path, subnet: str, identity: str, neuron: int | None) -> None:
     entry = context.swarm(folder).subnet(subnet)
-    agent, number = _proposer(folder, identity, neuron)
+    agent, number = proposer(folder, identity, neuron)
     payload = {"subnet_id": entry.id, "operational_level": 2}
     made = nns.propose(
         agent,
@@ -45,16 +45,16 @@ def halt(folder: Path, subnet: str, identity: str, neuron: int | None) -> None:
         nns.SET_OPERATIONAL_LEVEL,
         payload,
     )
-    _told(made, agent)
+    told(made, agent)
 
 
 def submit_motion(folder: Path, title: str, motion: str, identity: str, neuron: int | None) -> None:
-    agent, number = _proposer(folder, identity, neuron)
-    _told(nns.propose_motion(agent, number, title, motion), agent)
+    agent, number = proposer(folder, identity, neuron)
+    told(nns.propose_motion(agent, number, title, motion), agent)
 
 
 def vote(folder: Path, proposal: int, yes: bool, identity: str, neuron: int | None) -> None:
-    agent, number = _proposer(folder, identity, neuron)
+    agent, number = proposer(folder, identity, neuron)
     nns.vote(agent, number, proposal, nns.YES if yes else nns.NO)
     info = nns.proposal_info(agent, proposal)
     row = views.proposal_row(info)
@@ -162,7 +162,7 @@ def propose(folder: Path, path: Path, identity: str, neuron: int | None) -> None
     except (OSError, ValueError, KeyError) as error:
         raise Malformed(f"{path} is no plan: {error}") from error
     payload = nns.decode_payload(nns.RECOVER_SUBNET, raw)
-    agent, number = _proposer(folder, identity, neuron)
+    agent, number = proposer(folder, identity, neuron)
     summary = "\n".join(shown["findings"])[:14_000]
     made = nns.propose(
         agent,
@@ -172,4 +172,4 @@ def propose(folder: Path, path: Path, identity: str, neuron: int | None) -> None
         nns.RECOVER_SUBNET,
         payload,
     )
-    _told(made, agent)
+    told(made, agent)

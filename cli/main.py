@@ -1,4 +1,7 @@
-"""The `reprise` command. Only declarations: a command imports what it needs when it runs."""
+"""The `reprise` command. Only declarations: a command imports what it needs when it runs.
+
+The groups are in `cli.groups`; releases, code and recoveries have files of their own.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +11,30 @@ from typing import Annotated
 
 import typer
 
+from cli import recover_commands, release_commands
+from cli.groups import (
+    HERE,
+    Folder,
+    Identity,
+    Json,
+    Neuron,
+    Output,
+    app,
+    canister_app,
+    certificate_app,
+    checkpoint_app,
+    cup_app,
+    drill_app,
+    identity_app,
+    neuron_app,
+    node_app,
+    proposal_app,
+    recover_subnet_app,
+    registry_app,
+    subnet_app,
+    swarm_app,
+)
 from cli.output import emit, errors, progress, say, show
-
-app = typer.Typer(
-    help="Governance and disaster recovery for replicated state machines.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-def group(name: str, text: str) -> typer.Typer:
-    made = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
-    app.add_typer(made, name=name)
-    return made
-
-
-swarm_app = group("swarm", "A local swarm of real processes.")
-drill_app = group("drill", "Disasters, rehearsed.")
-identity_app = group("identity", "Keys that sign requests.")
-subnet_app = group("subnet", "Subnets: list, look at, halt.")
-node_app = group("node", "Nodes: list, look at.")
-registry_app = group("registry", "The NNS registry, certified.")
-proposal_app = group("proposal", "Proposals: list, submit, verify, vote.")
-neuron_app = group("neuron", "Neurons: list, look at, stake.")
-canister_app = group("canister", "Calls and queries to canisters.")
-recover_app = group("recover", "Recovering what is stuck.")
-recover_subnet_app = typer.Typer(
-    help="Recover a subnet through a proposal.", no_args_is_help=True, rich_markup_mode=None
-)
-recover_app.add_typer(recover_subnet_app, name="subnet")
-cup_app = group("cup", "Catch-up packages.")
-certificate_app = group("certificate", "Certificates of any subnet.")
-checkpoint_app = group("checkpoint", "Checkpoints and their manifests.")
-
-Folder = Annotated[
-    Path, typer.Option("--swarm", envvar="REPRISE_SWARM", help="Folder of the local swarm.")
-]
-Output = Annotated[
-    str, typer.Option("--output", "-o", help="table, json, ndjson or id.", metavar="FORMAT")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Identity = Annotated[
-    str, typer.Option("--identity", envvar="REPRISE_IDENTITY", help="Who signs the request.")
-]
-HERE = Path(".reprise")
-
 
 # --- swarm -----------------------------------------------------------------------------------
 
@@ -187,7 +167,7 @@ def subnet_halt(
     subnet: str,
     folder: Folder = HERE,
     identity: Identity = "default",
-    neuron: Annotated[int | None, typer.Option(help="Default: the one with most stake.")] = None,
+    neuron: Neuron = None,
 ) -> None:
     """Propose to halt a subnet (SetSubnetOperationalLevel)."""
     with errors():
@@ -308,7 +288,7 @@ def proposal_submit(
     motion: Annotated[str, typer.Option(help="Text of the motion.")],
     folder: Folder = HERE,
     identity: Identity = "default",
-    neuron: Annotated[int | None, typer.Option(help="Default: the one with most stake.")] = None,
+    neuron: Neuron = None,
 ) -> None:
     """Submit a motion. (Recoveries: `reprise recover subnet propose`.)"""
     with errors():
@@ -323,7 +303,7 @@ def proposal_vote(
     yes: Annotated[bool, typer.Option("--yes/--no", help="The vote.")],
     folder: Folder = HERE,
     identity: Identity = "default",
-    neuron: Annotated[int | None, typer.Option(help="Default: the one with most stake.")] = None,
+    neuron: Neuron = None,
 ) -> None:
     """Cast a neuron's vote."""
     with errors():
@@ -431,7 +411,7 @@ def recover_propose(
     plan: Annotated[Path, typer.Argument(help="The plan's file.")] = Path("plan.json"),
     folder: Folder = HERE,
     identity: Identity = "default",
-    neuron: Annotated[int | None, typer.Option(help="Default: the one with most stake.")] = None,
+    neuron: Neuron = None,
 ) -> None:
     """File the recovery proposal of a plan."""
     with errors():
@@ -519,4 +499,4 @@ if __name__ == "__main__":
     main()
 
 
-__all__ = ["app", "main", "say"]
+__all__ = ["app", "main", "recover_commands", "release_commands", "say"]

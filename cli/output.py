@@ -30,8 +30,17 @@ def plain(value: Any) -> Any:
     return value
 
 
+def check_format(output: str, known: Sequence[str]) -> None:
+    """Raises: Malformed for a format that this command can't print."""
+    from replica.protocol.errors import Malformed
+
+    if output not in known:
+        raise Malformed(f"-o takes {', '.join(known)} here, not {output}")
+
+
 def emit(rows: Sequence[dict[str, Any]], output: str, *, key: str, columns: Sequence[str]) -> None:
     """Print rows in the format asked for. `key`: the column that -o id prints."""
+    check_format(output, ("table", "json", "ndjson", "id"))
     ready = [plain(r) for r in rows]
     if output == "json":
         sys.stdout.write(json.dumps(ready, indent=1) + "\n")
@@ -55,6 +64,7 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
 
 def show(value: dict[str, Any], output: str) -> None:
     """Print one record."""
+    check_format(output, ("table", "json", "ndjson"))
     ready = plain(value)
     if output != "table":
         sys.stdout.write(json.dumps(ready, indent=1 if output == "json" else None) + "\n")

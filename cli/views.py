@@ -14,6 +14,7 @@ from cli.recovery import plan as recovery
 from replica.client import local_registry as keys
 from replica.client.agent import Agent
 from replica.protocol.errors import Malformed, NotFound, ReprisError
+from replica.protocol.hashing import sha256
 from replica.protocol.ids import Principal
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
@@ -32,6 +33,7 @@ RECORDS: tuple[tuple[str, Any], ...] = (
     ("routing_table", pb.RoutingTable),
     ("provisional_whitelist", pb.ProvisionalWhitelist),
     ("nns_subnet_id", pb.SubnetId),
+    ("nns_recovery_record", pb.NnsRecoveryRecord),
 )
 
 
@@ -197,6 +199,8 @@ def proposal(folder: Path, number: int) -> dict[str, Any]:
             payload["evidence"] = (
                 f"{len(payload['evidence'])} bytes; check with `reprise proposal verify {number}`"
             )
+        if payload.get("wasm_module") is not None:
+            payload["wasm_module"] = f"SHA-256 {sha256(payload['wasm_module']).hex()}"
         out["payload"] = payload
     else:
         out["action"] = action

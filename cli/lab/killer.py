@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from cli.lab.drill import Drill
 
 
+STRIKE_S = 0.15
+
+
 class Killer:
     """Strikes once a phase; `kills` tells whom."""
 
@@ -24,9 +27,9 @@ class Killer:
         self.kills: list[str] = []
 
     def strike(self, phase: str) -> None:
-        """Kill the next victim half a second into a phase."""
+        """Kill the next victim shortly into a phase; some phases are over in no time."""
         if self.drill is not None and phase not in ("swarm up", "verify"):
-            threading.Timer(0.5, self._kill, [phase]).start()
+            threading.Timer(STRIKE_S, self._kill, [phase]).start()
 
     def _kill(self, phase: str) -> None:
         """Kill the next process that is up; one that is down (a wiped node) is passed over."""

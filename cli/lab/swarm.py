@@ -72,6 +72,8 @@ class Options:
     backoff_ms: int = 10
     stall_limit_ms: int = 5000
     poll_ms: int = 300
+    trusted_bundles: tuple[bytes, ...] = ()
+    """SHA-256 of bundles that may run on the application subnet, besides the journal."""
     trace: bool = False
     """Whether replicas note which release executed which block."""
 
@@ -120,7 +122,7 @@ def create(folder: Path, options: Options) -> Swarm:
             "app",
             options.app_nodes,
             False,
-            trusted_bundles=(sha256(journal),),
+            trusted_bundles=(sha256(journal), *options.trusted_bundles),
             **common,
         ),
     ]
@@ -303,6 +305,14 @@ def install(
     """Create a canister under a given id and install a bundle of ours."""
     code = bundles.build(folder_of_bundle(name))
     interface = bundles.read(code).interface
+    values = [argument] if interface.init else []
+    install_module(agent, id_, code, controllers, candid.encode(interface.init, values, interface))
+
+
+def install_module(
+    agent: Agent, id_: CanisterId, code: bytes, controllers: list[Principal], arg: bytes = b""
+) -> None:
+    """Create a canister under a given id, unless it is there, and install any bundle."""
     create_arg = {
         "amount": None,
         "settings": {"controllers": controllers},
@@ -313,8 +323,6 @@ def install(
     except CallRejected as error:
         if error.error_code != "IC0205":  # it is there: an earlier attempt got this far
             raise
-    values = [argument] if interface.init else []
-    arg = candid.encode(interface.init, values, interface)
     value = {"mode": {"install": None}, "canister_id": id_, "wasm_module": code, "arg": arg}
     _manage(agent, "install", "install_code", id_, value)
 

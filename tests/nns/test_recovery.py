@@ -123,8 +123,10 @@ def threshold_sign(subnet: genesis.Subnet, package: cup.CatchUpPackage, message:
     return bls.VERIFIER.combine_threshold(message, 3, shares, high.share_keys)
 
 
-def build_evidence(made: genesis.Genesis, records: VersionedRecords) -> tuple[Evidence, bytes]:
-    subnet = made.subnets[1]
+def build_evidence(
+    made: genesis.Genesis, records: VersionedRecords, number: int = 1
+) -> tuple[Evidence, bytes]:
+    subnet = made.subnets[number]
     genesis_cup = records.registry_cup(subnet.id)
     assert genesis_cup is not None
     summary = replace(genesis_cup.summary, height=Height(INTERVAL))

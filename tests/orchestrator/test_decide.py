@@ -125,6 +125,15 @@ def test_another_release_is_swapped_in() -> None:
     assert [type(a) for a in actions] == [StopReplica, StartReplica]
 
 
+def test_the_release_before_serves_until_the_next_is_here() -> None:
+    waiting = replace(HEALTHY, wanted_version="v2", wanted_is_here=False)
+    assert [type(a) for a in decide(waiting)] == [Report]
+    down = replace(waiting, replica_running=False)
+    assert [type(a) for a in decide(down)] == [Report], "and nothing else is started in its place"
+    recalled = replace(HEALTHY, wanted_version="v2", recalled_versions=("v2",))
+    assert [type(a) for a in decide(recalled)] == [Report]
+
+
 def test_crash_loops_back_off() -> None:
     facts = replace(HEALTHY, replica_running=False, restart_not_before_ns=10)
     assert [type(a) for a in decide(facts)] == [Report]

@@ -28,6 +28,29 @@ def drill(*arguments: str) -> dict[str, Any]:
     return outcome
 
 
+def phase_names(outcome: dict[str, Any]) -> list[str]:
+    return [p["name"] for p in outcome["phases"]]
+
+
+def test_a_release_is_swapped_under_load() -> None:
+    outcome = drill("upgrade")
+    assert len(outcome["proposal_ids"]) == 2
+    assert "download ahead" in phase_names(outcome)
+
+
+@pytest.mark.parametrize("name", ["canister-failure", "root-failure", "governance-failure"])
+def test_a_broken_nns_canister_is_repaired(name: str) -> None:
+    outcome = drill(name)
+    assert "serve again" in phase_names(outcome)
+    assert outcome["height_after"] > outcome["height_before"]
+
+
+def test_the_nns_is_recovered_offline() -> None:
+    outcome = drill("nns-stall")
+    assert outcome["height_after"] > outcome["height_before"] + 70
+    assert phase_names(outcome)[-2:] == ["last node", "verify"]
+
+
 def test_a_diverged_subnet_is_recovered_by_a_vote() -> None:
     outcome = drill("subnet-divergence")
     assert outcome["height_after"] > outcome["height_before"] + 70

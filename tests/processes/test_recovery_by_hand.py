@@ -28,6 +28,10 @@ class Shell:
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
         return done.stdout
 
+    def status(self, *arguments: str) -> int:
+        command = [sys.executable, "-m", "cli.main", *arguments]
+        return subprocess.run(command, capture_output=True, cwd=self.folder).returncode
+
     def json(self, *arguments: str):  # type: ignore[no-untyped-def]
         return json.loads(self(*arguments, "-o", "json"))
 

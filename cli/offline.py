@@ -1,0 +1,187 @@
+"""What node operators do by hand: repairing governance, recovering the NNS, signing offline."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from cli import context, views
+from cli.lab.layout import NodeEntry
+from cli.output import progress, say
+from cli.recovery import governance, nns
+from replica.abi import bundle as bundles
+from replica.client.agent import Agent
+from replica.client.local_registry import LocalRegistry
+from replica.protocol import ballot as ballots
+from replica.protocol.crypto.keys import Ed25519Key
+from replica.protocol.errors import Malformed, NotFound, ReprisError
+from replica.protocol.ids import Principal
+from replica.protocol.nns_recovery import ModuleChange
+from replica.runtime.journal import write_durably
+from replica.runtime.settings import NodeSettings
+
+
+def signing_key(folder: Path, key: Path | None, identity: str) -> Ed25519Key:
+    """Return the key of a file, else of one of the swarm's identities."""
+    if key is None:
+        return context.swarm(folder).identity(identity)
+    if not key.is_file():
+        raise NotFound(f"there is no key {key}")
+    return Ed25519Key.from_pem(key.read_bytes())
+
+
+def _write_ballot(ballot: ballots.Ballot, out: Path, relay: str) -> None:
+    write_durably(out.resolve(), json.dumps(ballots.to_plain(ballot), indent=1).encode())
+    choice = "yes" if ballot.choice == ballots.YES else "no"
+    say(f"{ballot.voter} says {choice} to {ballot.subject.hex()[:16]}: {out}; then `{relay}`")
+
+
+def ballot_show(path: Path) -> dict[str, Any]:
+    (ballot,) = nns.read_ballots([path])
+    return {
+        "purpose": ballot.purpose,
+        "subject": ballot.subject,
+        "choice": "yes" if ballot.choice == ballots.YES else "no",
+        "voter": ballot.voter,
+        "deadline_s": ballot.deadline_s,
+        "signature": "holds",
+    }
+
+
+# --- governance ----------------------------------------------------------------------------------
+
+
+def governance_propose(folder: Path, module: Path, identity: str) -> None:
+    if not module.is_file():
+        raise NotFound(
+            f"there is no file {module}; `reprise canister build nns/governance` makes one"
+        )
+    data = module.read_bytes()
+    bundles.read(data)
+    agent = context.nns_agent(context.swarm(folder), identity)
+    say(governance.propose(agent, data))
+    sys.stdout.write(f"{agent.sender}\n")
+
+
+def governance_status(folder: Path) -> list[dict[str, Any]]:
+    return governance.pending(context.nns_agent(context.swarm(folder)))
+
+
+def governance_sign(
+    folder: Path,
+    proposal: Path,
+    out: Path,
+    yes: bool,
+    module: Path | None,
+    key: Path | None,
+    identity: str,
+) -> None:
+    try:
+        shown = json.loads(proposal.read_text())
+    except (OSError, ValueError) as error:
+        raise Malformed(f"{proposal} can't be read: {error}") from error
+    if isinstance(shown, list):
+        if len(shown) != 1:
+            raise Malformed(f"{proposal} holds {len(shown)} proposals: keep the one to sign for")
+        (shown,) = shown
+    signed = governance.sign(shown, signing_key(folder, key, identity), yes=yes, module=module)
+    _write_ballot(signed, out, f"reprise recover governance relay {out}")
+
+
+def governance_relay(folder: Path, paths: list[Path], identity: str) -> None:
+    agent = context.nns_agent(context.swarm(folder), identity)
+    say(governance.relay(agent, nns.read_ballots(paths)))
+
+
+# --- the NNS -------------------------------------------------------------------------------------
+
+
+def _node_folder(folder: Path, text: str) -> Path:
+    """Return a node's folder, named itself or by the node's name in a swarm."""
+    path = Path(text)
+    if (path / "node.json").is_file():
+        return path
+    return context.swarm(folder).node(text).folder
+
+
+def _entry(node_folder: Path) -> tuple[NodeSettings, LocalRegistry, NodeEntry]:
+    settings, records, subnet = nns.open_node(node_folder)
+    for entry in subnet.nodes:
+        if entry.id == settings.node:
+            return settings, records, entry
+    raise NotFound(f"{node_folder} is no node of the NNS subnet")
+
+
+def nns_halt(folder: Path, text: str, key: Path | None, identity: str | None) -> None:
+    settings, records, entry = _entry(_node_folder(folder, text))
+    chosen = signing_key(folder, key, identity or f"operator-{text}")
+    probe = Agent([], settings.root_key, timeout_s=5.0)
+    epoch = nns.halt(entry, records, chosen, probe)
+    say(f"{text} signs nothing more in epoch {epoch}; it still serves, and attests when asked")
+
+
+def nns_build(
+    folder: Path,
+    text: str,
+    out: Path,
+    package: Path | None,
+    urls: list[str],
+    canister: str | None,
+    module: Path | None,
+) -> dict[str, Any]:
+    changes = nns.Changes()
+    if package is not None:
+        release, data = nns.release_change(package, tuple(urls))
+        changes = nns.Changes(release, data)
+    if (canister is None) != (module is None):
+        raise Malformed("give both --canister and --module, or neither")
+    if canister is not None and module is not None:
+        target = Principal.from_text(views.resolve_canister(folder, canister))
+        code = module.read_bytes()
+        bundles.read(code)
+        change = ModuleChange(target, code, b"")  # type: ignore[arg-type]
+        changes = nns.Changes(changes.release, changes.package, change)
+    bundle = nns.build(_node_folder(folder, text), changes, progress("build"))
+    write_durably(out.resolve(), bundle.encode())
+    say(f"written to {out}; every operator: `reprise recover nns sign {out} --key PEM`")
+    return nns.describe(bundle)
+
+
+def nns_show(path: Path) -> dict[str, Any]:
+    return nns.describe(nns.read(path))
+
+
+def nns_verify(folder: Path, path: Path, text: str) -> dict[str, Any]:
+    return nns.verify(nns.read(path), _node_folder(folder, text), progress("verify"))
+
+
+def nns_sign(
+    folder: Path, path: Path, out: Path, yes: bool, key: Path | None, identity: str
+) -> None:
+    signed = nns.sign(nns.read(path), signing_key(folder, key, identity), yes=yes)
+    _write_ballot(signed, out, f"reprise recover nns apply {path} {out}")
+
+
+def nns_apply(folder: Path, path: Path, files: list[Path], nodes: list[str]) -> None:
+    bundle = nns.read(path).with_ballots(tuple(b.encode() for b in nns.read_ballots(files)))
+    failed: ReprisError | None = None
+    for text in nodes:
+        _, _, entry = _entry(_node_folder(folder, text))
+        try:
+            told = nns.apply(bundle, entry)
+        except ReprisError as error:
+            say(f"{text} refuses: {error}")
+            failed = error
+            continue
+        for fault in told["refused"]:
+            say(f"{text}: {fault}")
+        say(f"{text}: {len(told['signed'])} of {told['needed']} signed, {told['state']}")
+    if failed is not None:
+        raise failed
+
+
+def nns_status(folder: Path) -> list[dict[str, Any]]:
+    found = context.swarm(folder)
+    return nns.status(found.nns.nodes, Agent([], found.root_key, timeout_s=2.0))
