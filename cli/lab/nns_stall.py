@@ -14,6 +14,7 @@ from cli.lab.drill import Drill, Outcome, describe_settings, node_rows, patientl
 from cli.lab.layout import NodeEntry, SubnetEntry
 from cli.recovery import detect
 from cli.recovery import nns as recovery
+from replica.client import release
 from replica.protocol import ballot as ballots
 from replica.protocol.errors import NotVerified
 from replica.protocol.nns_recovery import Bundle
@@ -57,9 +58,13 @@ def nns_stall(drill: Drill) -> Outcome:
     path = drill.folder / "nns.bundle"
     with phases.phase("build") as notes:
         if drill.kill is not None:
-            drill.kill.operator("recover", "nns", "build", "--node", "nns-0", "--out", str(path))
+            drill.kill.operator("recover", "nns", "build", "--out", str(path))
+        fix = drill.folder / "fix.zip"
+        fix.write_bytes(release.build(label="a fix for the stalled NNS"))
+        change, package = recovery.release_change(fix, ())
+        changes = recovery.Changes(change, package)
         bundle = patiently(
-            lambda: recovery.build(subnet.nodes[0].folder, recovery.Changes(), lambda _: None), 90
+            lambda: recovery.build(subnet.nodes[0].folder, changes, lambda _: None), 90
         )
         path.write_bytes(bundle.encode())
         r = bundle.recovery
@@ -86,6 +91,9 @@ def nns_stall(drill: Drill) -> Outcome:
             0.05,
         )
         rto = time.monotonic() - fault_at
+        running = {(drill.status(n) or {}).get("replica_version") for n in acting}
+        if running != {change.version}:
+            raise NotVerified(f"the NNS resumed with the releases {running}")
         notes.append(f"the NNS is certified at {drill.certified_height(subnet)}")
     with phases.phase("govern again") as notes:
         after = patiently(lambda: _memory(drill))

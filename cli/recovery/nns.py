@@ -336,6 +336,7 @@ def status(nodes: tuple[NodeEntry, ...], probe: Agent) -> list[dict[str, Any]]:
         row["signed"] = f"{len(signed)} of {needed}" if signed is not None else None
         row["height"] = found.get("height")
         row["note"] = found.get("note")
+        row["epoch"] = row["certified"] = None
         try:
             replica = probe.node_status(node.http_url)
             row["replica"], row["epoch"] = replica["status"], replica["epoch"]

@@ -23,10 +23,12 @@ def run(
 
     `release`: folder of the unpacked release. Raises: Unavailable with the reason, Malformed.
     """
+    node, out = node.resolve(), out.resolve()  # the process works in the release's folder
     command = [sys.executable, "-m", "replica", "replay", "--node", str(node)]
     command += ["--height", str(height), "--out", str(out)]
     if order is not None:
         path = out.with_suffix(".order")
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(canonical.encode(order))
         command += ["--order", str(path)]
     done = subprocess.run(

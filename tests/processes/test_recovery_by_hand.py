@@ -30,7 +30,9 @@ class Shell:
 
     def status(self, *arguments: str) -> int:
         command = [sys.executable, "-m", "cli.main", *arguments]
-        return subprocess.run(command, capture_output=True, cwd=self.folder).returncode
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder)
+        sys.stderr.write(done.stderr)  # shown when the test fails
+        return done.returncode
 
     def json(self, *arguments: str):  # type: ignore[no-untyped-def]
         return json.loads(self(*arguments, "-o", "json"))
