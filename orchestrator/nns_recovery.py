@@ -23,7 +23,13 @@ from replica.client.local_registry import LocalRegistry
 from replica.client.nns_recovery import Verdict
 from replica.protocol import ballot as ballots
 from replica.protocol import nns_recovery
-from replica.protocol.errors import Conflict, NotAuthorized, NotFound, ReprisError
+from replica.protocol.errors import (
+    Conflict,
+    NotAuthorized,
+    NotFound,
+    NotVerified,
+    ReprisError,
+)
 from replica.protocol.ids import SubnetId
 from replica.protocol.nns_recovery import Bundle
 from replica.runtime.journal import write_durably
@@ -105,12 +111,17 @@ class NnsRecovery:
         """Take a bundle or further ballots for it. Raises: the reason why it is refused."""
         bundle = nns_recovery.decode(raw)
         with self._lock:
-            staged = self._staged
+            staged, before = self._staged, 0
             if staged is not None and staged.recovery == bundle.recovery:
                 bundle = bundle.with_ballots(staged.ballots)
-            elif staged is not None and self._judge(staged).has_quorum:
-                raise Conflict("another recovery has its quorum here already")
+            elif staged is not None:
+                before = len(self._judge(staged).signed)
             verdict = self._judge(bundle)
+            if not verdict.signed:
+                why = "; ".join(verdict.faults) or "it carries no ballot"
+                raise NotVerified(f"no operator of the NNS has signed this recovery: {why}")
+            if len(verdict.signed) < before:
+                raise Conflict(f"another recovery is staged here, with {before} nodes signed")
             write_durably(self.staged_path, bundle.encode())
             self._staged = bundle
             self.log(

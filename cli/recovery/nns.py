@@ -22,6 +22,7 @@ from replica.client import local_registry as keys
 from replica.client import nns_recovery as judging
 from replica.client import release, replaying
 from replica.client.agent import Agent
+from replica.client.evidence import judge as judge_evidence
 from replica.client.local_registry import LocalRegistry, VersionedRecords
 from replica.protocol import attestation, canonical, cup, nns_recovery, registry_transport
 from replica.protocol import ballot as ballots
@@ -132,14 +133,7 @@ def build(folder: Path, changes: Changes, say: Say) -> Bundle:
         tuple(sorted(attestations, key=lambda a: a.node)),
     )
     view = certified.view(subnet.id, certified.version)
-    judged = attestation.judge(
-        evidence,
-        subnet.id,
-        certified.subnet_public_key(subnet.id),
-        {n: k.signing for n, k in view.keys.items()},
-        {n: k.committee for n, k in view.keys.items()},
-        base,
-    )
+    judged = judge_evidence(evidence, subnet.id, certified, certified.version, base)
     say(f"{len(judged.attesting)} members attest the state of height {judged.state_height}")
     order = Order(
         attestation.recovery_height(judged.proven_height, view.interval_length + 1),

@@ -17,6 +17,7 @@ import httpx2
 from cli import nns_client
 from cli.lab.layout import NodeEntry, SubnetEntry
 from replica.client.agent import Agent
+from replica.client.evidence import judge as judge_evidence
 from replica.client.local_registry import VersionedRecords, cup_contents
 from replica.protocol import artifacts, attestation, canonical, cbor, cup
 from replica.protocol.artifacts import Block, Certification, Finalization
@@ -182,6 +183,8 @@ def make(
 ) -> Plan:
     """Make a plan. Raises: NotVerified, Rejected, with what is missing."""
     view = records.view(subnet.id, records.version)
+    if subnet.id == records.nns():
+        raise Rejected("the NNS can't vote on its own recovery; see `reprise recover nns --help`")
     if not view.is_halted:
         raise Rejected(
             f"subnet {subnet.name} is not halted; first `reprise subnet halt {subnet.name}`"
@@ -201,14 +204,7 @@ def make(
     )
     registry_cup = records.registry_cup(subnet.id)
     assert registry_cup is not None
-    judged = attestation.judge(
-        evidence,
-        subnet.id,
-        records.subnet_public_key(subnet.id),
-        {n: k.signing for n, k in view.keys.items()},
-        {n: k.committee for n, k in view.keys.items()},
-        registry_cup,
-    )
+    judged = judge_evidence(evidence, subnet.id, records, records.version, registry_cup)
     interval = view.interval_length + 1
     cup_height = attestation.recovery_height(judged.proven_height, interval)
     time_ns = attestation.recovery_time(
@@ -278,18 +274,10 @@ def verify_payload(payload: dict[str, Any], records: VersionedRecords) -> attest
         raise NotVerified("the proposal carries no evidence")
     evidence = attestation.decode(payload["evidence"])
     version = _last_version_of(cup.decode(evidence.cup).epoch, subnet, records)
-    view = records.view(subnet, version)
     registry_cup = records.registry_cup(subnet, version)
     if registry_cup is None:
         raise NotVerified("the registry has no catch-up package of that subnet")
-    judged = attestation.judge(
-        evidence,
-        subnet,
-        records.subnet_public_key(subnet, version),
-        {n: k.signing for n, k in view.keys.items()},
-        {n: k.committee for n, k in view.keys.items()},
-        registry_cup,
-    )
+    judged = judge_evidence(evidence, subnet, records, version, registry_cup)
     if judged.state_hash != payload["state_hash"]:
         raise NotVerified("the evidence proves another state hash than is proposed")
     return judged

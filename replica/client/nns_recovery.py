@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replica.client import local_registry as keys
+from replica.client.evidence import judge as judge_evidence
 from replica.client.local_registry import VersionedRecords
 from replica.client.subnet_view import SubnetView
 from replica.protocol import attestation, cup, nns_recovery, registry_transport
@@ -139,12 +140,11 @@ def judge(
 def _judge_state(
     recovery: Recovery, records: VersionedRecords, view: SubnetView, last: Bundle | None
 ) -> Judgement:
-    judged = attestation.judge(
+    judged = judge_evidence(
         attestation.decode(recovery.evidence),
         recovery.subnet,
-        records.subnet_public_key(recovery.subnet),
-        {n: k.signing for n, k in view.keys.items()},
-        {n: k.committee for n, k in view.keys.items()},
+        records,
+        view.version,
         base_of(records, recovery.subnet, last),
     )
     if (recovery.state_height, recovery.state_hash) != (judged.state_height, judged.state_hash):

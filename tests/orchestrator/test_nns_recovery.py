@@ -145,7 +145,11 @@ def certified(made: genesis.Genesis, records: VersionedRecords, batches: list[by
 
 
 def batch_of(
-    made: genesis.Genesis, records: VersionedRecords, height: int, **changes: Any
+    made: genesis.Genesis,
+    records: VersionedRecords,
+    height: int,
+    time_ns: int = START_NS + 10**12,
+    **changes: Any,
 ) -> bytes:
     key = keys.subnet_record(made.nns.id)
     subnet = parse(pb.SubnetRecord, records.need(key))
@@ -153,7 +157,7 @@ def batch_of(
         setattr(subnet, name, value)
     note = pb.NnsRecoveryRecord(
         height=height,
-        time=START_NS + 10**12,
+        time=time_ns,
         state_height=CERTIFIED,
         state_hash=STATE_HASH,
     )
@@ -311,6 +315,18 @@ def test_a_third_ballot_that_counts_for_nothing(node: Node, nns: Nns, make: Any,
     assert any(text in fault for fault in told["refused"]) or not text
     node.run()
     assert node.height == 0
+
+
+def test_a_recovery_that_nobody_signed_displaces_none(node: Node, nns: Nns) -> None:
+    bare = nns.signed().with_ballots((nns.ballot(FORMER),))
+    assert "no operator of the NNS has signed" in refusal(node, bare)
+    node.recovery.stage(nns.signed(0, 1).encode())
+    later = TimeNs(nns.bundle.recovery.time_ns + INTERVAL)
+    note = batch_of(nns.made, nns.records, nns.bundle.recovery.height, time_ns=later)
+    other = nns.signed(3, time_ns=later, registry_batch=note)
+    with pytest.raises(ReprisError, match="another recovery is staged here, with 2 nodes"):
+        node.recovery.stage(other.encode())
+    assert node.recovery.stage(nns.signed(2).encode())["state"] == "quorum"
 
 
 def test_a_wrong_registry_version_is_refused(node: Node, nns: Nns, tmp_path: Path) -> None:
