@@ -14,6 +14,7 @@ from typing import Any
 from replica.abi import bundle as bundles
 from replica.abi.tables import Row, Table
 from replica.execution import python_runtime as python
+from replica.execution.metering import Meter
 from replica.protocol import candid
 from replica.protocol.errors import Malformed, Rejected
 from replica.protocol.ids import Principal
@@ -53,7 +54,7 @@ def run(
     if mode == "upgrade" and not before.bundle:
         return _failed(done, "IC0537", f"{before.id} has no code to upgrade")
     after = replace(before, bundle=module, version=before.version + 1, timer_ns=0)
-    meter = python.Meter(INSTALL_STEPS_MAX)
+    meter = Meter(INSTALL_STEPS_MAX)
     if mode == "upgrade":
         changed, fault = _changed_tables(before, loaded)
         if fault:

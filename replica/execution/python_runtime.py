@@ -1,22 +1,20 @@
 """Runs Python bundles: private loading per hash, metering, one message at a time.
 
-Code is loaded from the bundle in the state, never from what happens to be importable. Every
-function entry and loop turn costs a step (counted by calls that loading weaves into the code); a
-message that exceeds its budget traps at the same step on every node.
+Code is loaded from the bundle in the state, never from what happens to be importable. A message
+that exceeds its budget of steps traps at the same step on every node.
 """
 
 from __future__ import annotations
 
-import ast
 import builtins
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import wraps
 from typing import Any
 
 from replica.abi import bundle as bundles
 from replica.abi import v1
 from replica.abi.tables import RowAccess, TableHandle
+from replica.execution.metering import BudgetExhausted, Host, Meter, Weaver
 from replica.protocol import candid
 from replica.protocol.errors import Rejected
 from replica.protocol.ids import CanisterId, Principal
@@ -26,7 +24,6 @@ from replica.state.rows import Layer
 
 STEPS_MAX = 5_000_000
 """Steps of one message; an install may take ten times as many."""
-DEPTH_MAX = 120
 LOG_BYTES_MAX = 4096
 CERTIFIED_DATA_BYTES_MAX = 32
 
@@ -48,171 +45,13 @@ class Trap(Rejected):
     code = "trap"
 
 
-class BudgetExhausted(BaseException):
-    """Out of steps or too deep; not an Exception, so canister code can't catch it."""
-
-
-class Meter:
-    def __init__(self, steps_max: int) -> None:
-        self.left = steps_max
-        self.depth = 0
-
-    def spend(self, steps: int = 1) -> None:
-        self.left -= steps
-        if self.left < 0:
-            raise BudgetExhausted("the message exhausted its step budget")
-
-    def enter(self) -> None:
-        self.spend()
-        self.depth += 1
-        if self.depth > DEPTH_MAX:
-            raise BudgetExhausted(f"calls nested deeper than {DEPTH_MAX}")
-
-    def leave(self) -> None:
-        self.depth -= 1
-
-
-class _MeterSlot:
-    """Where woven code finds the meter of the message that runs."""
-
-    meter = Meter(0)
-
-
-_BOUNDED: dict[type, str] = {
-    ast.Pow: "_bounded_pow",
-    ast.LShift: "_bounded_shift",
-    ast.Mult: "_bounded_mul",
-}
-
-
-class _Weaver(ast.NodeTransformer):
-    """Adds a step to every function entry and loop turn."""
-
-    def _call(self, name: str, node: ast.AST) -> ast.stmt:
-        made = ast.Expr(ast.Call(ast.Name(name, ast.Load()), [], []))
-        return ast.fix_missing_locations(ast.copy_location(made, node))
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        self.generic_visit(node)
-        if _yields(node):
-            marker = ast.Name("_metered_generator", ast.Load())
-            node.decorator_list.append(ast.fix_missing_locations(ast.copy_location(marker, node)))
-            return node
-        guarded = ast.Try(node.body, [], [], [self._call("_meter_leave", node)])
-        node.body = [
-            self._call("_meter_enter", node),
-            ast.fix_missing_locations(ast.copy_location(guarded, node)),
-        ]
-        return node
-
-    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
-        self.generic_visit(node)
-        nothing = ast.arguments([], [], None, [], [], None, [])
-        body = ast.Lambda(nothing, node.body)
-        node.body = ast.Call(ast.Name("_metered_run", ast.Load()), [body], [])
-        return ast.fix_missing_locations(node)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        """What a builtin consumes in one go is counted before or while it does."""
-        self.generic_visit(node)
-        if isinstance(node.func, ast.Name) and node.func.id in _GREEDY and node.args:
-            first = node.args[0]
-            compares = node.func.id in ("max", "min") and len(node.args) > 1
-            if not compares and not isinstance(first, ast.Starred):
-                made = ast.Call(ast.Name("_metered", ast.Load()), [first], [])
-                node.args[0] = ast.fix_missing_locations(ast.copy_location(made, first))
-        return node
-
-    def visit_For(self, node: ast.For) -> ast.AST:
-        self.generic_visit(node)
-        node.body.insert(0, self._call("_meter_spend", node))
-        return node
-
-    def visit_While(self, node: ast.While) -> ast.AST:
-        self.generic_visit(node)
-        node.body.insert(0, self._call("_meter_spend", node))
-        return node
-
-    def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
-        self.generic_visit(node)
-        tick = ast.Call(ast.Name("_meter_tick", ast.Load()), [], [])
-        node.ifs.insert(0, ast.fix_missing_locations(ast.copy_location(tick, node.target)))
-        return node
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        """Powers, shifts and repetitions can make huge values out of small ones: bound them."""
-        self.generic_visit(node)
-        function = _BOUNDED.get(type(node.op))
-        if function is None:
-            return node
-        made = ast.Call(ast.Name(function, ast.Load()), [node.left, node.right], [])
-        return ast.fix_missing_locations(ast.copy_location(made, node))
-
-    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
-        """The same for `x *= y`; the rules of bundles allow it on plain names only."""
-        self.generic_visit(node)
-        function = _BOUNDED.get(type(node.op))
-        if function is None or not isinstance(node.target, ast.Name):
-            return node
-        value = ast.Name(node.target.id, ast.Load())
-        call = ast.Call(ast.Name(function, ast.Load()), [value, node.value], [])
-        made = ast.Assign([node.target], call)
-        return ast.fix_missing_locations(ast.copy_location(made, node))
-
-
-def _yields(function: ast.FunctionDef) -> bool:
-    """Whether a function is a generator itself, not only one inside it."""
-    waiting: list[ast.AST] = list(function.body)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Yield | ast.YieldFrom):
-            return True
-        if not isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
-            waiting += ast.iter_child_nodes(node)
-    return False
-
-
-_GREEDY = frozenset("all any bytearray bytes dict list max min sorted sum tuple".split())
-"""Builtins that consume their argument whole."""
-
-BITS_MAX = 1 << 20
-ITEMS_MAX = 1 << 20
-
-
-def _bounded_pow(base: Any, exponent: Any) -> Any:
-    if isinstance(exponent, int) and exponent < 0:
-        raise ValueError("a negative power would be a float")
-    if isinstance(base, int) and isinstance(exponent, int):
-        if base.bit_length() * exponent > BITS_MAX:
-            raise BudgetExhausted("a number grew beyond a million bits")
-    return base**exponent
-
-
-def _bounded_shift(value: Any, count: Any) -> Any:
-    if isinstance(value, int) and isinstance(count, int):
-        if value.bit_length() + count > BITS_MAX:
-            raise BudgetExhausted("a number grew beyond a million bits")
-    return value << count
-
-
-def _bounded_mul(left: Any, right: Any) -> Any:
-    for items, count in ((left, right), (right, left)):
-        if isinstance(count, int) and isinstance(items, str | bytes | list | tuple | bytearray):
-            if len(items) * count > ITEMS_MAX:
-                raise BudgetExhausted("a value grew beyond a million items")
-    if isinstance(left, int) and isinstance(right, int):
-        if left.bit_length() + right.bit_length() > BITS_MAX:
-            raise BudgetExhausted("a number grew beyond a million bits")
-    return left * right
-
-
 class Program:
     """The loaded code of one bundle: its entry points by kind and name."""
 
     def __init__(self, bundle: bundles.Bundle) -> None:
         self.bundle = bundle
         self._modules: dict[str, dict[str, Any]] = {}
-        self.slot = _MeterSlot()
+        self.host = Host()
         namespace = self._load("")
         for name in sorted(bundle.modules):
             self._load(name)
@@ -232,61 +71,16 @@ class Program:
         if source is None:
             raise Trap(f"the bundle has no module {name}")
         path = (name.replace(".", "/") or "__init__") + ".py"
-        tree = _Weaver().visit(bundles.check(path, source))
+        tree = Weaver().visit(bundles.check(path, source))
         namespace: dict[str, Any] = {
             "__name__": f"canister.{name}".rstrip("."),
             "__builtins__": self._builtins(name),
-            "_meter_spend": lambda: self.slot.meter.spend(),
-            "_meter_enter": lambda: self.slot.meter.enter(),
-            "_meter_leave": lambda: self.slot.meter.leave(),
-            "_meter_tick": self._tick,
-            "_metered": self._metered,
-            "_metered_run": self._metered_run,
-            "_metered_generator": self._metered_generator,
-            "_bounded_pow": _bounded_pow,
-            "_bounded_shift": _bounded_shift,
-            "_bounded_mul": _bounded_mul,
+            **self.host.names(),
         }
         self._modules[name] = namespace
-        self.slot.meter = Meter(STEPS_MAX)
+        self.host.meter = Meter(STEPS_MAX)
         exec(compile(tree, path, "exec"), namespace)
         return namespace
-
-    def _tick(self) -> bool:
-        self.slot.meter.spend()
-        return True
-
-    def _metered(self, value: Any) -> Any:
-        """Count what a builtin is about to consume: by length, or item by item."""
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, int):
-            if value > ITEMS_MAX:
-                raise BudgetExhausted("a value grew beyond a million items")
-            return value
-        if isinstance(value, str | bytes | bytearray | list | tuple | dict):
-            self.slot.meter.spend(len(value) // 16)
-            return value
-        return self._counted(value) if hasattr(value, "__iter__") else value
-
-    def _counted(self, items: Any) -> Any:
-        for item in items:
-            self.slot.meter.spend()
-            yield item
-
-    def _metered_run(self, body: Callable[[], Any]) -> Any:
-        self.slot.meter.enter()
-        try:
-            return body()
-        finally:
-            self.slot.meter.leave()
-
-    def _metered_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(function)
-        def start(*arguments: Any, **named: Any) -> _MeteredGenerator:
-            return _MeteredGenerator(function(*arguments, **named), self.slot)
-
-        return start
 
     def _builtins(self, module: str) -> dict[str, Any]:
         safe = {n: getattr(builtins, n) for n in _SAFE_BUILTINS}
@@ -313,24 +107,6 @@ class Program:
         base = parts[: max(0, len(parts) - level)]
         target = ".".join([*base, *(name.split(".") if name else [])])
         return _Namespace(self, target, names or ())
-
-
-class _MeteredGenerator:
-    """A generator of canister code: each of its turns is a step and counts as a nested call."""
-
-    def __init__(self, inner: Any, slot: _MeterSlot) -> None:
-        self._inner, self._slot = inner, slot
-
-    def __iter__(self) -> _MeteredGenerator:
-        return self
-
-    def __next__(self) -> Any:
-        meter = self._slot.meter
-        meter.enter()
-        try:
-            return next(self._inner)
-        finally:
-            meter.leave()
 
 
 class _Namespace:
@@ -489,7 +265,7 @@ def run(
 
 def guard(loaded: Program, meter: Meter, result: Result, action: Callable[[], None]) -> None:
     """Run canister code metered; what goes wrong is noted in the result."""
-    loaded.slot.meter = meter
+    loaded.host.meter = meter
     before = meter.left
     try:
         action()

@@ -15,6 +15,7 @@ from replica.execution import python_runtime as python
 from replica.execution.errors import Refused
 from replica.execution.ingress import decode_cached
 from replica.execution.management import Management, Policy
+from replica.execution.metering import Meter
 from replica.protocol import candid, envelope
 from replica.protocol.errors import Rejected
 from replica.protocol.ids import MANAGEMENT_CANISTER, CanisterId, Principal
@@ -219,7 +220,7 @@ class Round:
             caller,
             self.state.time_ns,
             Layer(self.state.rows),
-            python.Meter(python.STEPS_MAX),
+            Meter(python.STEPS_MAX),
             read_only=read_only,
         )
         return loaded, context
@@ -425,7 +426,7 @@ def query(
         request.sender,
         snapshot.system.time_ns,
         Layer(rows),
-        python.Meter(python.STEPS_MAX),
+        Meter(python.STEPS_MAX),
         read_only=True,
         certificate=certificate,
     )
