@@ -76,7 +76,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    for _ in range(400):
+    for _ in range(3000):
         if condition():
             return
         time.sleep(0.02)
