@@ -69,7 +69,7 @@ def nns_stall(drill: Drill) -> Outcome:
         path.write_bytes(bundle.encode())
         r = bundle.recovery
         notes.append(
-            f"state of {r.state_height} resumes at {r.height}, registry {r.registry_version}"
+            f"state of {r.state_height} resumes at {r.height} with release {change.version[:12]}"
         )
     with phases.phase("sign offline") as notes:
         signed = [_sign(drill, bundle, node) for node in acting]
