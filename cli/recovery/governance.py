@@ -50,7 +50,8 @@ def _told(answer: dict[str, str]) -> str:
 
 
 def pending(agent: Agent) -> list[dict[str, Any]]:
-    return [describe(p) for p in nns.query(agent, "root", PENDING)]
+    """Return the pending proposals, certified: a node that is behind would show fewer."""
+    return [describe(p) for p in nns.call(agent, "root", PENDING)]
 
 
 def describe(proposal: dict[str, Any]) -> dict[str, Any]:
