@@ -40,6 +40,15 @@ test: $(DEV_READY) ## All tests (ARGS="-k name")
 lint: $(DEV_READY) ## ruff, mypy --strict, layering contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
+SEEDS ?= 100
+FIRST ?= 0
+
+simulate: $(RUN_READY) ## Consensus under virtual time, with faults (SEEDS=, FIRST=)
+	@$(BIN)/python -m simulation run --seeds $(SEEDS) --first $(FIRST)
+
+bench: $(RUN_READY) ## Measure beside a peer or a bound (ONLY=simulation, JSON=file)
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
+
 format: $(DEV_READY) ## Rewrite the sources in the project's format
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 

@@ -18,13 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from replica.certification import certifier
 from replica.certification.state_tree import SubnetEntry, Topology
 from replica.client import local_registry as keys
 from replica.client.local_registry import LocalRegistry, SubnetRegistry
 from replica.consensus import driver as consensus
 from replica.consensus.delivery import Batch
-from replica.consensus.reader import Context, Reader, SecretKeys, Status
+from replica.consensus.reader import Context, SecretKeys, Status
 from replica.execution.ingress import IngressPool
 from replica.execution.management import Policy
 from replica.execution.state_manager import StateFault, StateManager, Surroundings
@@ -142,6 +141,8 @@ class Replica:
     subnet: SubnetId
     package: cup.CatchUpPackage
     clock: Callable[[], int] = time.time_ns
+    monotonic: Callable[[], int] = time.monotonic_ns
+    """For all delays: a machine's clock may jump or stand."""
     statistics: SyncStatistics = field(default_factory=SyncStatistics)
 
     def __post_init__(self) -> None:
@@ -172,7 +173,7 @@ class Replica:
         """Open the state at the CUP and take back what this epoch's pool holds."""
         self._load_fault()
         self.state.open(self.package)
-        now = self.clock()
+        now = self.monotonic()
         context = Context(
             subnet=self.subnet,
             replica_version=self.version,
@@ -229,6 +230,7 @@ class Replica:
         self.start_consensus()
         handlers = Handlers(
             artifact=self._on_artifact,
+            is_late=self.driver.is_late,
             ingress=self._on_ingress,
             advert=self._on_advert,
             offered=self.driver.offered,
@@ -258,11 +260,12 @@ class Replica:
     async def _consensus_loop(self) -> None:
         while True:
             self._wake.clear()
-            now = self.clock()
-            for effect in self.driver.step(now):
+            now, wall = self.monotonic(), self.clock()
+            for effect in self.driver.step(now, wall):
                 await self._carry_out(effect)
             if self.driver._executing is None or not self._wake.is_set():
-                delay = max(0.0, (self.driver.wake_ns(now) - self.clock()) / 1e9)
+                wake = self.driver.wake_ns(now)
+                delay = max(0.0, (wake - self.monotonic()) / 1e9)
                 try:
                     await asyncio.wait_for(self._wake.wait(), min(delay, 1.0))
                 except TimeoutError:
@@ -275,7 +278,7 @@ class Replica:
             # In this order: a version that ends a promise is never seen before the promise is.
             self._promise = self.settings.promised_epoch()
             if self.records.refresh():
-                self.registry.arrived(self.clock())
+                self.registry.arrived(self.monotonic())
                 self._wake.set()
             self._load_fault()
             await asyncio.sleep(REGISTRY_POLL_S)
@@ -392,7 +395,7 @@ class Replica:
     # -- from peers
 
     def _on_artifact(self, node: NodeId, artifact: Artifact) -> None:
-        if self.driver.receive(artifact, self.clock()):
+        if self.driver.receive(artifact, node, self.monotonic()):
             self._wake.set()
 
     def _on_ingress(self, raw: bytes) -> None:
@@ -427,7 +430,7 @@ class Replica:
 
     def submit(self, request: envelope.Request) -> None:
         """Take a checked call into the pool and pass it on. Raises: LimitExceeded, Unavailable."""
-        if self.driver.reader(self.clock()).status is not Status.RUNNING:
+        if self.driver.reader(self.monotonic()).status is not Status.RUNNING:
             raise Unavailable("the subnet is halted: requests are not accepted now")
         if self.ingress.add(request):
             self.transport.send_ingress(request.raw)
@@ -440,13 +443,10 @@ class Replica:
 
     def status(self) -> dict[str, Any]:
         """What operators and orchestrators read at /_/status."""
-        reader = self.driver.reader(self.clock())
+        reader = self.driver.reader(self.monotonic())
         chain = self.driver.chain
         tip = chain.finalized_tip.block
-        certification_reader = Reader(
-            self.driver.context, self.driver.certifications, chain, self.clock()
-        )
-        pair = certifier.divergence(certification_reader)
+        pair = self.driver.divergence()
         usage = _resident_bytes()
         return {
             "node_id": str(self.settings.node),
@@ -504,7 +504,7 @@ class Replica:
         return out
 
     def is_halted(self) -> bool:
-        return self.driver.reader(self.clock()).status is Status.HALTED
+        return self.driver.reader(self.monotonic()).status is Status.HALTED
 
 
 def _share_plain(share: artifacts.CertificationShare) -> dict[str, Any]:

@@ -6,7 +6,8 @@ evidence of a divergence.
 
 from __future__ import annotations
 
-from replica.consensus.aggregator import combine
+from functools import lru_cache
+
 from replica.consensus.pool import (
     AddValidated,
     HandleInvalid,
@@ -14,8 +15,11 @@ from replica.consensus.pool import (
     Mutation,
     PurgeBelow,
     RemoveUnvalidated,
+    Section,
 )
+from replica.consensus.purger import SLACK
 from replica.consensus.reader import GAP_MAX, Reader, Status
+from replica.consensus.shares import ThresholdCommittee, gather, judge
 from replica.protocol import hash_tree
 from replica.protocol.artifacts import (
     Certification,
@@ -27,6 +31,7 @@ from replica.protocol.hashing import leb128
 from replica.protocol.ids import Height
 
 
+@lru_cache(maxsize=4096)
 def witness_fault(root: bytes, witness: bytes, height: int) -> str | None:
     """Return what is wrong with the claim that a root is the state tree of a height."""
     try:
@@ -40,12 +45,7 @@ def witness_fault(root: bytes, witness: bytes, height: int) -> str | None:
     return None
 
 
-def step(reader: Reader) -> list[Mutation]:
-    """Return the first of: new shares of ours, verdicts, aggregates, purges."""
-    return _sign(reader) or _validate(reader) or _aggregate(reader) or _purge(reader)
-
-
-def _sign(reader: Reader) -> list[Mutation]:
+def sign(reader: Reader) -> list[Mutation]:
     if reader.status is Status.HALTED:
         return []
     state, epoch = reader.context.state, reader.chain.cup.epoch
@@ -68,16 +68,16 @@ def _sign(reader: Reader) -> list[Mutation]:
     return out
 
 
-def _heights(reader: Reader, kind: type) -> list[int]:
+def _heights(reader: Reader, section: Section, kind: type) -> list[int]:
     top = reader.chain.finalized_height + GAP_MAX
     certified = reader.context.state.certified_height
-    return [h for h in reader.pool.unvalidated.heights(kind) if certified < h <= top]
+    return [h for h in section.heights(kind) if certified < h <= top]
 
 
-def _validate(reader: Reader) -> list[Mutation]:
+def validate(reader: Reader) -> list[Mutation]:
     pool, scheme = reader.pool, reader.context.scheme
     out: list[Mutation] = []
-    for h in _heights(reader, Certification):
+    for h in _heights(reader, pool.unvalidated, Certification):
         for full in pool.unvalidated.at(Certification, h):
             if pool.validated.has(Certification, h):
                 out.append(RemoveUnvalidated(full))
@@ -89,66 +89,55 @@ def _validate(reader: Reader) -> list[Mutation]:
             ):
                 fault = "wrong signature"
             out.append(HandleInvalid(full, fault) if fault else MoveToValidated(full))
-    if out:
-        return out
-    for h in _heights(reader, CertificationShare):
-        transcript = reader.high(h)
-        signers = {bytes(s.signer) for s in pool.validated.at(CertificationShare, h)}
-        for share in pool.unvalidated.at(CertificationShare, h):
-            if pool.validated.has(Certification, h) or bytes(share.signer) in signers:
-                out.append(RemoveUnvalidated(share))
-                continue
-            signers.add(bytes(share.signer))
-            index = transcript.index_of(share.signer)
-            fault = witness_fault(share.root, share.witness, h)
-            if index is None:
-                fault = "the signer is not in the committee"
-            elif fault is None and not scheme.verify_threshold(
-                transcript.share_keys[index], certification_message(share.root), share.signature
-            ):
-                fault = "wrong signature"
-            out.append(HandleInvalid(share, fault) if fault else MoveToValidated(share))
     return out
 
 
-def _aggregate(reader: Reader) -> list[Mutation]:
-    pool = reader.pool
+def aggregate(reader: Reader) -> list[Mutation]:
+    """Combine shares on one root. Shares on several roots are each checked: they are evidence."""
+    pool, epoch = reader.pool, reader.chain.cup.epoch
+    sections = (pool.validated, pool.unvalidated)
+    heights = {h for s in sections for h in _heights(reader, s, CertificationShare)}
     out: list[Mutation] = []
-    for h in pool.validated.heights(CertificationShare):
+    for h in sorted(heights):
         if h < reader.chain.cup.height or pool.validated.has(Certification, h):
             continue
-        groups: dict[tuple[bytes, bytes], list[CertificationShare]] = {}
-        for share in pool.validated.at(CertificationShare, h):
-            groups.setdefault((share.root, share.witness), []).append(share)
-        for (root, witness), shares in groups.items():
+        waiting = pool.unvalidated.at(CertificationShare, h)
+        both = [*pool.validated.at(CertificationShare, h), *waiting]
+        contents = list(dict.fromkeys((s.root, s.witness) for s in both))
+        committee = ThresholdCommittee(reader.context.scheme, reader.high(h))
+        for root, witness in contents:
+            mine = [s for s in waiting if (s.root, s.witness) == (root, witness)]
+            fault = witness_fault(root, witness, h) if mine else None
+            if fault:
+                out += [HandleInvalid(s, fault) for s in mine]
+                continue
             message = certification_message(root)
-            signature = combine(reader, reader.high(h), message, shares)
-            if signature is not None:
-                epoch = reader.chain.cup.epoch
-                out.append(AddValidated(Certification(epoch, Height(h), root, witness, signature)))
+            verdicts, found = gather(
+                reader,
+                CertificationShare,
+                h,
+                committee,
+                message,
+                lambda s, of=(root, witness): (s.root, s.witness) == of,  # type: ignore[misc]
+            )
+            out += verdicts
+            if found:
+                full = Certification(epoch, Height(h), root, witness, found.signature)
+                out.append(AddValidated(full))
+            elif len(contents) > 1 and not verdicts:
+                out += judge(reader, committee, message, mine)
     return out
 
 
-def _purge(reader: Reader) -> list[Mutation]:
+def purge(reader: Reader) -> list[Mutation]:
     """Keep full certifications back to the CUP, shares of what is not certified yet."""
     pool, cup = reader.pool, reader.chain.cup.height
     out: list[Mutation] = []
     certified = Height(max(reader.context.state.certified_height + 1, cup))
     for kind, height in ((CertificationShare, certified), (Certification, cup)):
         sections = (pool.validated, pool.unvalidated)
-        if any(h < height for s in sections for h in s.heights(kind)):
+        if any(s.has_below(height - SLACK, (kind,)) for s in sections):
             out.append(PurgeBelow(Height(height), (kind,), True, True))
-    stale = [h for h in pool.unvalidated.heights(Certification) if h < certified]
-    if stale:
+    if pool.unvalidated.has_below(certified - SLACK, (Certification,)):
         out.append(PurgeBelow(certified, (Certification,), False, True))
     return out
-
-
-def divergence(reader: Reader) -> tuple[CertificationShare, CertificationShare] | None:
-    """Return two valid shares for different roots at the first uncertified height, if any."""
-    height = reader.context.state.certified_height + 1
-    shares = reader.pool.validated.at(CertificationShare, height)
-    for other in shares[1:]:
-        if other.root != shares[0].root:
-            return shares[0], other
-    return None

@@ -1,15 +1,18 @@
-"""Aggregator: combines enough shares on one content into the full artifact."""
+"""Aggregator: combines enough shares on one content into the full artifact, kind by kind.
+
+Also gives shares from peers their verdict: see `shares`, which checks them all at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from replica.consensus.pool import AddValidated, Mutation
+from replica.consensus.pool import AddValidated, HandleInvalid, Mutation
 from replica.consensus.reader import Reader
+from replica.consensus.shares import Combined, MemberCommittee, ThresholdCommittee, gather
 from replica.protocol import artifacts, cup
 from replica.protocol.artifacts import (
-    Artifact,
     Beacon,
     BeaconShare,
     Cup,
@@ -25,120 +28,134 @@ from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.ids import Height
 
 
-def make(reader: Reader) -> list[Mutation]:
-    found = (
-        _beacon(reader)
-        + _tapes(reader)
-        + _notarizations(reader)
-        + _finalizations(reader)
-        + _cups(reader)
-    )
-    return [AddValidated(a) for a in found]
+def threshold(reader: Reader, transcript: Transcript) -> ThresholdCommittee:
+    return ThresholdCommittee(reader.context.scheme, transcript)
 
 
-def combine(
-    reader: Reader, transcript: Transcript, message: bytes, shares: Sequence[Any]
-) -> bytes | None:
-    """Combine threshold shares; None when there are too few."""
-    by_index: dict[int, bytes] = {}
-    for share in shares:
-        index = transcript.index_of(share.signer)
-        if index is not None:
-            by_index[index] = share.signature
-    if len(by_index) < transcript.threshold:
-        return None
-    return reader.context.scheme.combine_threshold(
-        message, transcript.threshold, by_index, transcript.share_keys
-    )
-
-
-def _beacon(reader: Reader) -> list[Artifact]:
-    chain = reader.chain
+def beacons(reader: Reader) -> list[Mutation]:
+    chain, epoch = reader.chain, reader.chain.cup.epoch
     height = Height(chain.beacon_height + 1)
-    parent = artifacts.beacon_hash(chain.beacons[chain.beacon_height])
-    shares = [s for s in reader.pool.validated.at(BeaconShare, height) if s.parent == parent]
-    if not shares:
+    if not reader.pool.has(BeaconShare, height):
         return []
-    epoch = chain.cup.epoch
+    parent = artifacts.beacon_hash(chain.beacons[chain.beacon_height])
     message = artifacts.beacon_message(reader.subnet, epoch, height, parent)
-    signature = combine(reader, reader.low(height), message, shares)
-    return [] if signature is None else [Beacon(epoch, height, parent, signature)]
+    out: list[Mutation] = [
+        HandleInvalid(s, "it does not follow our beacon")
+        for s in reader.pool.unvalidated.at(BeaconShare, height)
+        if s.parent != parent
+    ]
+    verdicts, found = gather(
+        reader,
+        BeaconShare,
+        height,
+        threshold(reader, reader.low(height)),
+        message,
+        lambda s: s.parent == parent,
+    )
+    out += verdicts
+    if found:
+        out.append(AddValidated(Beacon(epoch, height, parent, found.signature)))
+    return out
 
 
-def _tapes(reader: Reader) -> list[Artifact]:
+def tapes(reader: Reader) -> list[Mutation]:
     chain, epoch = reader.chain, reader.chain.cup.epoch
     first = max(reader.context.state.latest_height, chain.cup.height) + 1
-    out: list[Artifact] = []
+    out: list[Mutation] = []
     for h in range(first, chain.finalized_height + 2):
         height = Height(h)
-        shares = reader.pool.validated.at(TapeShare, height)
-        if h in chain.tapes or not shares:
+        if h in chain.tapes or not reader.pool.has(TapeShare, h):
             continue
         message = artifacts.tape_message(reader.subnet, epoch, height)
-        signature = combine(reader, reader.low(height), message, shares)
-        if signature is not None:
-            out.append(Tape(epoch, height, signature))
+        committee = threshold(reader, reader.low(height))
+        verdicts, found = gather(reader, TapeShare, height, committee, message)
+        out += verdicts
+        if found:
+            out.append(AddValidated(Tape(epoch, height, found.signature)))
     return out
 
 
-def _grouped(shares: Sequence[Any]) -> dict[bytes, list[Any]]:
-    groups: dict[bytes, list[Any]] = {}
-    for share in shares:
-        groups.setdefault(share.block, []).append(share)
-    return groups
+def _contents(reader: Reader, kind: type[Any], height: int) -> list[bytes]:
+    """Return the blocks that shares of a height are for, in order of arrival."""
+    pool = reader.pool
+    both = [*pool.validated.at(kind, height), *pool.unvalidated.at(kind, height)]
+    return list(dict.fromkeys(s.block for s in both))
 
 
-def _multi(reader: Reader, height: int, shares: list[Any]) -> tuple[Any, bytes] | None:
-    by_signer = {s.signer: s.signature for s in shares}
-    if len(by_signer) < reader.settings_at(height).quorum:
-        return None
-    signers = tuple(sorted(by_signer))
-    return signers, reader.context.scheme.combine_multi([by_signer[s] for s in signers])
+def _signed_block(
+    reader: Reader, kind: type[Any], height: int, block: bytes, message: bytes
+) -> tuple[list[Mutation], Combined | None]:
+    committee = MemberCommittee(reader.context.scheme, reader.settings_at(height))
+    return gather(reader, kind, height, committee, message, lambda s: s.block == block)
 
 
-def _notarizations(reader: Reader) -> list[Artifact]:
-    chain = reader.chain
+def notarizations(reader: Reader) -> list[Mutation]:
+    chain, epoch = reader.chain, reader.chain.cup.epoch
     height = Height(chain.notarized_height + 1)
-    out: list[Artifact] = []
-    for block, shares in _grouped(reader.pool.validated.at(NotarizationShare, height)).items():
-        combined = _multi(reader, height, shares)
-        if combined and not chain.is_notarized(height, block):
-            out.append(Notarization(chain.cup.epoch, height, block, *combined))
+    out: list[Mutation] = []
+    for block in _contents(reader, NotarizationShare, height):
+        if block not in chain.blocks or chain.is_notarized(height, block):
+            continue
+        message = artifacts.notarization_message(reader.subnet, epoch, height, block)
+        verdicts, found = _signed_block(reader, NotarizationShare, height, block, message)
+        out += verdicts
+        if found:
+            full = Notarization(epoch, height, block, found.signers, found.signature)
+            out.append(AddValidated(full))
     return out
 
 
-def _finalizations(reader: Reader) -> list[Artifact]:
-    chain = reader.chain
-    out: list[Artifact] = []
+def finalizations(reader: Reader) -> list[Mutation]:
+    chain, epoch = reader.chain, reader.chain.cup.epoch
+    out: list[Mutation] = []
     for h in range(chain.finalized_height + 1, chain.notarized_height + 1):
-        groups = _grouped(reader.pool.validated.at(FinalizationShare, h))
-        for block, shares in groups.items():
-            combined = _multi(reader, h, shares)
-            if combined and block in chain.blocks:
-                out.append(Finalization(chain.cup.epoch, Height(h), block, *combined))
+        height = Height(h)
+        for block in _contents(reader, FinalizationShare, height):
+            if block not in chain.blocks or not chain.is_notarized(height, block):
+                continue
+            message = artifacts.finalization_message(reader.subnet, epoch, height, block)
+            verdicts, found = _signed_block(reader, FinalizationShare, height, block, message)
+            out += verdicts
+            if found:
+                full = Finalization(epoch, height, block, found.signers, found.signature)
+                out.append(AddValidated(full))
     return out
 
 
-def _cups(reader: Reader) -> list[Artifact]:
-    chain = reader.chain
-    for h in reversed(reader.pool.validated.heights(CupShare)):
-        if h <= chain.cup.height:
-            return []
-        shares = reader.pool.validated.at(CupShare, h)
+def cups(reader: Reader) -> list[Mutation]:
+    chain, pool = reader.chain, reader.pool
+    heights = {*pool.validated.heights(CupShare), *pool.unvalidated.heights(CupShare)}
+    out: list[Mutation] = []
+    for h in sorted((h for h in heights if h > chain.cup.height), reverse=True):
         content = content_at(reader, h)
-        if content is None:
+        entry = chain.finalized_block(h)
+        if content is None or entry is None or not isinstance(entry.payload, artifacts.Summary):
             continue
         hash_ = cup.content_hash(content)
-        matching = [s for s in shares if s.content_hash == hash_]
-        entry = chain.finalized_block(h)
-        if entry is None or not isinstance(entry.payload, artifacts.Summary):
-            continue
-        message = cup.signed_message(content)
-        signature = combine(reader, entry.payload.high, message, matching)
-        if signature is not None:
-            package = cup.CatchUpPackage(content, signature)
-            return [Cup(chain.cup.epoch, Height(h), package.encode())]
-    return []
+        out += _other_contents(reader, h, hash_)
+        committee = threshold(reader, entry.payload.high)
+        verdicts, found = gather(
+            reader,
+            CupShare,
+            h,
+            committee,
+            cup.signed_message(content),
+            lambda s, hash_=hash_: s.content_hash == hash_,  # type: ignore[misc]
+        )
+        out += verdicts
+        if found:
+            package = cup.CatchUpPackage(content, found.signature)
+            return [*out, AddValidated(Cup(chain.cup.epoch, Height(h), package.encode()))]
+    return out
+
+
+def _other_contents(reader: Reader, height: int, ours: bytes) -> Sequence[Mutation]:
+    shares = reader.pool.unvalidated.at(CupShare, height)
+    return [
+        HandleInvalid(s, "it signs a content that is not ours")
+        for s in shares
+        if s.content_hash != ours
+    ]
 
 
 def content_at(reader: Reader, height: int) -> bytes | None:

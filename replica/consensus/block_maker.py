@@ -16,19 +16,19 @@ def make(reader: Reader) -> list[Mutation]:
         return []
     chain = reader.chain
     height = Height(chain.notarized_height + 1)
+    proposals = reader.proposals_at(height)
+    if any(p.maker == reader.node for p in proposals):
+        return []
     ranks = reader.ranks(height)
     parents = chain.notarized_at(chain.notarized_height)
     if ranks is None or reader.node not in ranks or not parents:
         return []
     rank = Rank(ranks.index(reader.node))
     out = disqualified(reader, height)  # an equivocator's block must not silence the next rank
-    proposals = reader.proposals_at(height)
-    if any(p.maker == reader.node for p in proposals):
-        return []
     if any(p.block.rank < rank and bytes(p.maker) not in out for p in proposals):
         return []
     start = reader.round_start_ns(height)
-    if start is None or reader.now_ns < start + reader.maker_delay_ns(rank, height):
+    if start is None or not reader.is_due(start + reader.maker_delay_ns(rank, height)):
         return []
     parent = parents[0]
     context = _context(reader, parent.block)
@@ -70,7 +70,7 @@ def _context(reader: Reader, parent: Block) -> ValidationContext | None:
         settings = registry.subnet(version)
     except Unavailable:
         return None
-    time_ns = max(reader.now_ns, before.time_ns + settings.notary_delay_ns + 1)
+    time_ns = max(reader.wall_ns, before.time_ns + settings.notary_delay_ns + 1)
     certified = Height(max(reader.context.state.certified_height, before.certified_height))
     if certified > parent.height:
         return None

@@ -42,12 +42,16 @@ class Chain:
         self.finalized_height = Height(0)
         self.beacon_height = Height(0)
         self._summaries: dict[bytes, Summary] = {}
+        self._in_force: dict[int, Summary] = {}
+        self.summaries_seen = 0
+        """Grows whenever another summary may be in force at some height."""
         self.cup = cup
         self.set_cup(cup)
 
     def set_cup(self, cup: CatchUpPackage) -> None:
         """Root the chain at a CUP: its block counts as notarized and finalized."""
         self.cup = cup
+        self._forget_summaries()
         hash_ = artifacts.block_hash(cup.block)
         self._add_block(ChainBlock(cup.block, cup.summary, hash_))
         if hash_ not in self.notarized.setdefault(cup.height, []):
@@ -103,6 +107,8 @@ class Chain:
         while height not in self.finalized and hash_ in self.blocks:
             self.finalized[height] = hash_
             self.finalized_height = max(self.finalized_height, Height(height))
+            if isinstance(self.blocks[hash_].payload, Summary):
+                self._forget_summaries()
             hash_, height = self.blocks[hash_].block.parent, height - 1
 
     # -- look-ups
@@ -129,6 +135,16 @@ class Chain:
 
     def summary_at(self, height: int) -> Summary:
         """Return the summary in force at a height, by finalized blocks; the CUP's at first."""
+        found = self._in_force.get(height)
+        if found is None:
+            found = self._in_force[height] = self._find_summary(height)
+        return found
+
+    def _forget_summaries(self) -> None:
+        self._in_force.clear()
+        self.summaries_seen += 1
+
+    def _find_summary(self, height: int) -> Summary:
         best = self.cup.summary
         h = best.next_start
         while h <= height and h <= self.finalized_height:

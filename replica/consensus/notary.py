@@ -31,7 +31,7 @@ def make(reader: Reader) -> list[Mutation]:
         return []
     rank = min(p.block.rank for p in candidates)
     delay = reader.notary_delay_ns(rank, height)
-    if delay is None or reader.now_ns < start + delay:
+    if delay is None or not reader.is_due(start + delay):
         return []
     return [
         AddValidated(_share(reader, p))

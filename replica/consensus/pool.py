@@ -72,6 +72,10 @@ class Section:
 
     def __init__(self) -> None:
         self._kinds: dict[type, dict[int, dict[Any, int]]] = {}
+        self.touched: set[type] = set()
+        """Kinds that changed since the driver last looked."""
+        self._floors: dict[type, int] = {}
+        """No height of a kind is below its floor."""
 
     def insert(self, artifact: Artifact, now_ns: int) -> bool:
         height = artifact.height
@@ -79,6 +83,10 @@ class Section:
         if artifact in entries:
             return False
         entries[artifact] = now_ns
+        kind = type(artifact)
+        self.touched.add(kind)
+        if height < self._floors.get(kind, height + 1):
+            self._floors[kind] = height
         return True
 
     def remove(self, artifact: Artifact) -> bool:
@@ -90,6 +98,7 @@ class Section:
         del entries[artifact]
         if not entries:
             del heights[height]
+        self.touched.add(type(artifact))
         return True
 
     def __contains__(self, artifact: Artifact) -> bool:
@@ -114,7 +123,8 @@ class Section:
         return min(entries.values()) if entries else None
 
     def heights(self, kind: type) -> list[int]:
-        return sorted(self._kinds.get(kind, ()))
+        heights = self._kinds.get(kind)
+        return sorted(heights) if heights else []
 
     def height_max(self, kind: type) -> int | None:
         heights = self._kinds.get(kind)
@@ -134,10 +144,22 @@ class Section:
     def purge_below(self, height: int, kinds: Iterable[type]) -> list[Artifact]:
         gone: list[Artifact] = []
         for kind in kinds:
-            heights = self._kinds.get(kind, {})
+            heights = self._kinds.get(kind)
+            if not heights or self._floors[kind] >= height:
+                continue
             for h in [h for h in heights if h < height]:
-                gone.extend(heights.pop(h))
+                gone.extend(heights.pop(h))  # enables nothing: nobody has to look again
+            self._floors[kind] = height
         return gone
+
+    def has_below(self, height: int, kinds: Iterable[type]) -> bool:
+        for kind in kinds:
+            heights = self._kinds.get(kind)
+            if heights and self._floors[kind] < height:
+                self._floors[kind] = min(heights)
+                if self._floors[kind] < height:
+                    return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +175,9 @@ class Pool:
     def __init__(self) -> None:
         self.validated: Section = Section()
         self.unvalidated: Section = Section()
+
+    def has(self, kind: type, height: int) -> bool:
+        return self.validated.has(kind, height) or self.unvalidated.has(kind, height)
 
     def insert_unvalidated(self, artifact: Artifact, now_ns: int) -> bool:
         """Admit an artifact from a peer; False when it is known or its height is crowded."""

@@ -1,4 +1,4 @@
-"""Purger: forgets what can no longer matter."""
+"""Purger: forgets what can no longer matter, some heights at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from replica.protocol.artifacts import (
 from replica.protocol.ids import Height
 
 LONG_LIVED = (BlockProposal, Notarization, Finalization, Beacon, Tape)
-ROUND = (NotarizationShare, FinalizationShare, EquivocationProof, BeaconShare)
+ROUND = (NotarizationShare, FinalizationShare, EquivocationProof)
+
+
+SLACK = 8
+"""Heights that pile up before a kind is purged: each purge costs more than keeping them."""
 
 
 def make(reader: Reader) -> list[Mutation]:
@@ -39,12 +43,13 @@ def make(reader: Reader) -> list[Mutation]:
         (Height(finalized + 1), (*ROUND, Finalization, Notarization, BlockProposal), False, True),
         (Height(executed + 1), (Tape, TapeShare), False, True),
         (Height(chain.beacon_height + 1), (Beacon,), False, True),
+        (Height(chain.beacon_height + 1), (BeaconShare,), True, True),
     ]
     out: list[Mutation] = []
     for height, kinds, validated, unvalidated in wanted:
         sections = [
             s for s, on in ((pool.validated, validated), (pool.unvalidated, unvalidated)) if on
         ]
-        if any(h < height for s in sections for k in kinds for h in s.heights(k)):
+        if any(s.has_below(height - SLACK, kinds) for s in sections):
             out.append(PurgeBelow(height, kinds, validated, unvalidated))
     return out

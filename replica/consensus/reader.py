@@ -34,6 +34,7 @@ CHAIN_LENGTH_MIN = 50
 """Heights kept below the CUP, so that a peer slightly behind can replay instead of syncing; a whole
 interval when that is longer."""
 BACKOFF_NUMERATOR, BACKOFF_DENOMINATOR = 3, 2
+NEVER = 1 << 63
 CUP_HOLD_BACK_NS = 10_000_000_000
 CUP_HOLD_BACK_REPLAYING_NS = 150_000_000_000
 
@@ -85,6 +86,11 @@ class SecretKeys:
     committee: bytes
     shares: dict[bytes, bytes]
 
+    @cached_property
+    def batch_seed(self) -> bytes:
+        """32 bytes that peers can't guess: random factors for their shares are drawn from them."""
+        return sha256(b"batch verification" + self.signing.sign(b"batch verification"))
+
 
 @dataclass
 class Context:
@@ -114,6 +120,27 @@ class Reader:
     pool: Pool
     chain: Chain
     now_ns: int
+    """By a clock that never jumps nor stands: all delays."""
+    wall_ns: int
+    """By the machine's clock: only what blocks say about the time."""
+    pool_started_ns: int = 0
+    wake_ns: int = field(default=NEVER, init=False)
+    """When a component, asked again, may decide otherwise without anything new having come."""
+    _status: Status | None = field(default=None, init=False)
+    _barred: bool | None = field(default=None, init=False)
+
+    def look_again(self, *, at_registry: bool = False) -> None:
+        """Forget what was derived: artifacts were added, or also the registry has changed."""
+        self._status = None
+        if at_registry:
+            self._barred = None
+
+    def is_due(self, time_ns: int) -> bool:
+        """Return whether a time has come; else note that it is to be waited for."""
+        if self.now_ns >= time_ns:
+            return True
+        self.wake_ns = min(self.wake_ns, time_ns)
+        return False
 
     @property
     def epoch(self) -> int:
@@ -142,15 +169,25 @@ class Reader:
     @property
     def is_barred(self) -> bool:
         """Whether nothing at all may be signed: halted by the registry, recovered, or promised."""
+        if self._barred is None:
+            self._barred = self._find_barred()
+        return self._barred
+
+    def _find_barred(self) -> bool:
         registry = self.context.registry
         latest = registry.subnet(registry.latest_version)
         if latest.is_halted or latest.cup_version > self.epoch:
             return True  # also once a recovery has opened another epoch
         return not self.context.may_sign(self.epoch)
 
-    @cached_property
+    @property
     def status(self) -> Status:
         """Whether this subnet makes blocks, winds down to its next CUP, or stands still."""
+        if self._status is None:
+            self._status = self._find_status()
+        return self._status
+
+    def _find_status(self) -> Status:
         if self.is_barred:
             return Status.HALTED
         if not self.should_halt(self.chain.finalized_height + 1):
@@ -185,8 +222,6 @@ class Reader:
         if beacon is None or notarized is None:
             return None
         return max(beacon, notarized)
-
-    pool_started_ns: int = 0
 
     def maker_delay_ns(self, rank: int, height: int) -> int:
         return self.settings_at(height).unit_delay_ns * rank

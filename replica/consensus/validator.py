@@ -6,10 +6,8 @@ parent, a beacon, a registry version, the right time) leaves it waiting in the u
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from replica.consensus.aggregator import content_at
 from replica.consensus.notary import disqualified
 from replica.consensus.pool import (
     AddValidated,
@@ -29,35 +27,20 @@ from replica.protocol import artifacts, cup
 from replica.protocol.artifacts import (
     Artifact,
     Beacon,
-    BeaconShare,
     BlockProposal,
     Cup,
-    CupShare,
     Data,
     EquivocationProof,
     Finalization,
-    FinalizationShare,
     Notarization,
-    NotarizationShare,
     Summary,
     Tape,
-    TapeShare,
 )
 from replica.protocol.crypto.keys import verify_ed25519
-from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.errors import Rejected, Unavailable
 from replica.protocol.ids import Height, NodeId
 
 Verdicts = list[Mutation]
-
-
-def validate(reader: Reader) -> Verdicts:
-    """Return the verdicts of the first kind of artifact that has any."""
-    for kind in _KINDS:
-        verdicts = kind(reader)
-        if verdicts:
-            return verdicts
-    return []
 
 
 def _invalid(artifact: Artifact, reason: str) -> HandleInvalid:
@@ -72,25 +55,11 @@ def _waiting(reader: Reader, kind: type[Any], heights: range) -> list[Any]:
 # --- beacons and tapes ------------------------------------------------------------------------
 
 
-def _threshold_share(
-    reader: Reader, share: Any, transcript: Transcript, message: bytes
-) -> Mutation:
-    """Check a threshold share; one a signer and height is enough."""
-    index = transcript.index_of(share.signer)
-    if index is None:
-        return _invalid(share, "the signer is not in the committee")
-    known = reader.pool.validated.at(type(share), share.height)
-    if any(s.signer == share.signer for s in known):
-        return RemoveUnvalidated(share)
-    key = transcript.share_keys[index]
-    if not reader.context.scheme.verify_threshold(key, message, share.signature):
-        return _invalid(share, "wrong signature")
-    return MoveToValidated(share)
-
-
-def _beacons(reader: Reader) -> Verdicts:
+def beacons(reader: Reader) -> Verdicts:
     chain = reader.chain
     height = Height(chain.beacon_height + 1)
+    if not reader.pool.unvalidated.has(Beacon, height):
+        return []
     parent = artifacts.beacon_hash(chain.beacons[chain.beacon_height])
     transcript = reader.low(height)
     message = artifacts.beacon_message(reader.subnet, chain.cup.epoch, height, parent)
@@ -102,16 +71,10 @@ def _beacons(reader: Reader) -> Verdicts:
         ):
             return [_invalid(beacon, "wrong signature")]
         return [MoveToValidated(beacon)]
-    out: Verdicts = []
-    for share in reader.pool.unvalidated.at(BeaconShare, height):
-        if share.parent != parent:
-            out.append(_invalid(share, "it does not follow our beacon"))
-        else:
-            out.append(_threshold_share(reader, share, transcript, message))
-    return out
+    return []
 
 
-def _tapes(reader: Reader) -> Verdicts:
+def tapes(reader: Reader) -> Verdicts:
     chain = reader.chain
     first = max(reader.context.state.latest_height, chain.cup.height) + 1
     heights = range(first, chain.finalized_height + 2)
@@ -125,14 +88,6 @@ def _tapes(reader: Reader) -> Verdicts:
             out.append(MoveToValidated(tape))
         else:
             out.append(_invalid(tape, "wrong signature"))
-    if out:
-        return out
-    for share in _waiting(reader, TapeShare, heights):
-        if share.height in chain.tapes:
-            out.append(RemoveUnvalidated(share))
-            continue
-        message = artifacts.tape_message(reader.subnet, chain.cup.epoch, share.height)
-        out.append(_threshold_share(reader, share, reader.low(share.height), message))
     return out
 
 
@@ -153,16 +108,6 @@ def _multi_signature_fault(reader: Reader, artifact: Any, message: bytes) -> str
     return None
 
 
-def _multi_share(reader: Reader, share: Any, message: bytes) -> Mutation:
-    settings = reader.settings_at(share.height)
-    if share.signer not in settings.keys:
-        return _invalid(share, "the signer is not in the committee")
-    keys = [settings.keys[share.signer].committee]
-    if not reader.context.scheme.verify_multi(keys, message, share.signature):
-        return _invalid(share, "wrong signature")
-    return MoveToValidated(share)
-
-
 def _notarization_message(reader: Reader, artifact: Any) -> bytes:
     return artifacts.notarization_message(
         reader.subnet, reader.chain.cup.epoch, artifact.height, artifact.block
@@ -181,7 +126,7 @@ def _above_finalized(reader: Reader) -> range:
     return range(chain.finalized_height + 1, top + 2)
 
 
-def _notarizations(reader: Reader) -> Verdicts:
+def notarizations(reader: Reader) -> Verdicts:
     chain = reader.chain
     out: Verdicts = []
     for artifact in _waiting(reader, Notarization, _above_finalized(reader)):
@@ -192,17 +137,10 @@ def _notarizations(reader: Reader) -> Verdicts:
                 reader, artifact, _notarization_message(reader, artifact)
             )
             out.append(_invalid(artifact, fault) if fault else MoveToValidated(artifact))
-    if out:
-        return out
-    for share in _waiting(reader, NotarizationShare, _above_finalized(reader)):
-        if share.height <= chain.notarized_height and chain.is_notarized(share.height, share.block):
-            out.append(RemoveUnvalidated(share))
-        elif share.block in chain.blocks:
-            out.append(_multi_share(reader, share, _notarization_message(reader, share)))
     return out
 
 
-def _finalizations(reader: Reader) -> Verdicts:
+def finalizations(reader: Reader) -> Verdicts:
     chain = reader.chain
     out: Verdicts = []
     for artifact in _waiting(reader, Finalization, _above_finalized(reader)):
@@ -211,18 +149,13 @@ def _finalizations(reader: Reader) -> Verdicts:
                 reader, artifact, _finalization_message(reader, artifact)
             )
             out.append(_invalid(artifact, fault) if fault else MoveToValidated(artifact))
-    if out:
-        return out
-    for share in _waiting(reader, FinalizationShare, _above_finalized(reader)):
-        if chain.is_notarized(share.height, share.block):
-            out.append(_multi_share(reader, share, _finalization_message(reader, share)))
     return out
 
 
 # --- blocks --------------------------------------------------------------------------------------
 
 
-def _blocks(reader: Reader) -> Verdicts:
+def blocks(reader: Reader) -> Verdicts:
     out: Verdicts = []
     for proposal in _waiting(reader, BlockProposal, _above_finalized(reader)):
         verdict = _block(reader, proposal)
@@ -293,7 +226,9 @@ def _new_block(reader: Reader, proposal: BlockProposal, hash_: bytes) -> Mutatio
     if any(r.block.rank < block.rank and bytes(r.maker) not in out for r in rivals):
         return None
     start = reader.round_start_ns(block.height)
-    if start is None or reader.now_ns < start + reader.maker_delay_ns(block.rank, block.height):
+    if start is None:
+        return None
+    if not reader.is_due(start + reader.maker_delay_ns(block.rank, block.height)):
         return None
     try:
         fault = _content_fault(reader, proposal)
@@ -324,7 +259,8 @@ def _content_fault(reader: Reader, proposal: BlockProposal) -> str | None:
     # A stalled clock must not stop the subnet: time also passes since the parent was seen.
     parent_seen = reader.pool.validated.first_time_at(Notarization, parent.height)
     elapsed = reader.now_ns - parent_seen if parent_seen is not None else 0
-    if context.time_ns > max(reader.now_ns, before.time_ns + elapsed) + CLOCK_SLACK_NS:
+    here = max(reader.wall_ns, before.time_ns + elapsed)
+    if not reader.is_due(reader.now_ns + context.time_ns - CLOCK_SLACK_NS - here):
         return ""
     return _payload_fault(reader, proposal)
 
@@ -369,7 +305,7 @@ def _equivocation(
     )
 
 
-def _equivocation_proofs(reader: Reader) -> Verdicts:
+def equivocation_proofs(reader: Reader) -> Verdicts:
     out: Verdicts = []
     for proof in _waiting(reader, EquivocationProof, _above_finalized(reader)):
         known = reader.pool.validated.at(EquivocationProof, proof.height)
@@ -397,7 +333,7 @@ def _equivocation_proofs(reader: Reader) -> Verdicts:
 # --- catch-up packages ---------------------------------------------------------------------------
 
 
-def _cups(reader: Reader) -> Verdicts:
+def cups(reader: Reader) -> Verdicts:
     chain = reader.chain
     heights = reader.pool.unvalidated.heights(Cup)
     for height in reversed(heights):
@@ -425,39 +361,6 @@ def _held_back(reader: Reader, artifact: Cup, package: cup.CatchUpPackage) -> bo
         return False
     if package.height - state > package.summary.interval_length:
         return False
-    waited = reader.now_ns - reader.pool.unvalidated.time_of(artifact)
-    if reader.chain.finalized_height >= package.height:
-        return waited < CUP_HOLD_BACK_REPLAYING_NS
-    return waited < CUP_HOLD_BACK_NS
-
-
-def _cup_shares(reader: Reader) -> Verdicts:
-    chain = reader.chain
-    out: Verdicts = []
-    for height in reader.pool.unvalidated.heights(CupShare):
-        if height <= chain.cup.height:
-            continue
-        content = content_at(reader, height)
-        if content is None:
-            continue
-        entry = chain.finalized_block(height)
-        assert entry is not None and isinstance(entry.payload, Summary)
-        for share in reader.pool.unvalidated.at(CupShare, height):
-            if share.content_hash != cup.content_hash(content):
-                out.append(_invalid(share, "it signs a content that is not ours"))
-                continue
-            message = cup.signed_message(content)
-            out.append(_threshold_share(reader, share, entry.payload.high, message))
-    return out
-
-
-_KINDS: tuple[Callable[[Reader], Verdicts], ...] = (
-    _cups,
-    _beacons,
-    _blocks,
-    _notarizations,
-    _finalizations,
-    _tapes,
-    _equivocation_proofs,
-    _cup_shares,
-)
+    replaying = reader.chain.finalized_height >= package.height
+    patience = CUP_HOLD_BACK_REPLAYING_NS if replaying else CUP_HOLD_BACK_NS
+    return not reader.is_due(reader.pool.unvalidated.time_of(artifact) + patience)

@@ -47,6 +47,8 @@ class Handlers:
     """What the transport calls; all run on the event loop."""
 
     artifact: Callable[[NodeId, Artifact], None]
+    is_late: Callable[[type, int], bool]
+    """(kind, height): whether an artifact need not even be decoded."""
     ingress: Callable[[bytes], None]
     advert: Callable[[NodeId, wire.Advert], None]
     offered: Callable[[], list[Artifact]]
@@ -277,7 +279,9 @@ class Transport:
     def _handle(self, link: _Link, kind: int, body: bytes, writer: asyncio.StreamWriter) -> None:
         if kind == wire.ARTIFACT:
             self._remember(link, sha256(body).digest())
-            self.handlers.artifact(link.peer.node, artifacts.decode(body))
+            peeked = artifacts.peek(body)
+            if peeked is None or not self.handlers.is_late(*peeked):
+                self.handlers.artifact(link.peer.node, artifacts.decode(body))
         elif kind == wire.INGRESS:
             self.handlers.ingress(body)
         elif kind == wire.ADVERT:

@@ -8,7 +8,11 @@ Source: reference/consensus.md §1.2-1.3.
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar, dataclass_transform
 
 from replica.protocol import canonical, cbor
 from replica.protocol.certificate import state_root_message
@@ -18,6 +22,29 @@ from replica.protocol.hashing import domain, domain_hash
 from replica.protocol.ids import Epoch, Height, NodeId, Rank, RegistryVersion, SubnetId, TimeNs
 
 ARTIFACT_BYTES_MAX = 6 << 20
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def _artifact(kind: type[T]) -> type[T]:
+    """A frozen record that is encoded and hashed once: pools look it up all the time."""
+    made = dataclass(frozen=True)(kind)
+    made.__hash__ = _hash_of_bytes  # type: ignore[method-assign, assignment]
+    return made
+
+
+def _hash_of_bytes(self: Artifact) -> int:
+    raw = self.__dict__.get("_bytes")
+    return hash(encode(self) if raw is None else raw)
+
+
+def _once(record: object, name: str, compute: Callable[[], bytes]) -> bytes:
+    """Compute a digest of a frozen record at its first use and keep it beside the fields."""
+    found: bytes | None = record.__dict__.get(name)
+    if found is None:
+        found = record.__dict__[name] = compute()
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +56,7 @@ class ValidationContext:
     time_ns: TimeNs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Summary:
     """Payload of the first block of an interval: the keys and the length of this interval."""
 
@@ -47,7 +74,7 @@ class Summary:
         return Height(self.height + self.interval_length + 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Data:
     """Payload of any other block: signed requests of users, as they came."""
 
@@ -64,7 +91,7 @@ class PayloadBox:
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Block:
     version: str
     subnet: SubnetId
@@ -78,14 +105,18 @@ class Block:
 
 
 def block_hash(block: Block) -> bytes:
-    return domain_hash("block_domain", canonical.encode(block))
+    return _once(block, "_hash", lambda: domain_hash("block_domain", canonical.encode(block)))
 
 
 def payload_hash(payload: Payload) -> bytes:
-    return domain_hash("inmemory_payload_domain", canonical.encode(PayloadBox(payload)))
+    return _once(
+        payload,
+        "_hash",
+        lambda: domain_hash("inmemory_payload_domain", canonical.encode(PayloadBox(payload))),
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class BlockProposal:
     block: Block
     payload: Payload
@@ -102,7 +133,7 @@ class BlockProposal:
         return self.block.epoch
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class EquivocationProof:
     """Two signatures of one maker on two blocks at one height."""
 
@@ -115,7 +146,7 @@ class EquivocationProof:
     signature_2: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class NotarizationShare:
     epoch: Epoch
     height: Height
@@ -124,7 +155,7 @@ class NotarizationShare:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class Notarization:
     epoch: Epoch
     height: Height
@@ -133,7 +164,7 @@ class Notarization:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class FinalizationShare:
     epoch: Epoch
     height: Height
@@ -142,7 +173,7 @@ class FinalizationShare:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class Finalization:
     epoch: Epoch
     height: Height
@@ -151,7 +182,7 @@ class Finalization:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class BeaconShare:
     epoch: Epoch
     height: Height
@@ -160,7 +191,7 @@ class BeaconShare:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class Beacon:
     epoch: Epoch
     height: Height
@@ -169,7 +200,7 @@ class Beacon:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class TapeShare:
     epoch: Epoch
     height: Height
@@ -177,14 +208,14 @@ class TapeShare:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class Tape:
     epoch: Epoch
     height: Height
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class CupShare:
     epoch: Epoch
     height: Height
@@ -194,7 +225,7 @@ class CupShare:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class Cup:
     """A catch-up package on its way between replicas."""
 
@@ -204,7 +235,7 @@ class Cup:
     """The protobuf envelope (see `cup`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class CertificationShare:
     epoch: Epoch
     height: Height
@@ -215,7 +246,7 @@ class CertificationShare:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@_artifact
 class Certification:
     epoch: Epoch
     height: Height
@@ -257,7 +288,10 @@ class _Box:
 
 
 def encode(artifact: Artifact) -> bytes:
-    return canonical.encode(_Box(artifact))
+    raw: bytes | None = artifact.__dict__.get("_bytes")
+    if raw is None:
+        raw = artifact.__dict__["_bytes"] = canonical.encode(_Box(artifact))
+    return raw
 
 
 def decode(data: bytes) -> Artifact:
@@ -265,12 +299,46 @@ def decode(data: bytes) -> Artifact:
     artifact = canonical.decode(_Box, data, bytes_max=ARTIFACT_BYTES_MAX).artifact
     if artifact.height < 0 or artifact.epoch < 0:
         raise Malformed("an artifact with a negative height or epoch")
+    artifact.__dict__["_bytes"] = data
     return artifact
+
+
+KINDS: tuple[type[Artifact], ...] = typing.get_args(Artifact)
+
+
+def peek(data: bytes) -> tuple[type[Artifact], int] | None:
+    """Return kind and height of an encoded artifact without decoding it.
+
+    None for blocks and for anything unexpected: then `decode` has to tell. A peer may lie here
+    only about what it sends itself.
+    """
+    # [[kind, [epoch, height, ...]]]: two array heads, the kind, an array head, two numbers.
+    if len(data) < 24 or data[0] != 0x81 or data[1] != 0x82 or data[2] >= len(KINDS):
+        return None
+    kind = KINDS[data[2]]
+    if kind is BlockProposal:
+        return None
+    position = 4 + _number_size(data[4])
+    head = data[position]
+    size = _number_size(head)
+    if size == 0 or position == 4:
+        return None
+    if size == 1:
+        return kind, head
+    return kind, int.from_bytes(data[position + 1 : position + size], "big")
+
+
+def _number_size(head: int) -> int:
+    """Return how many bytes a CBOR number takes, by its first; 0: it is no natural number."""
+    if head < 24:
+        return 1
+    return {24: 2, 25: 3, 26: 5, 27: 9}.get(head, 0)
 
 
 # --- what is signed --------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4096)
 def _message(separator: str, *parts: object) -> bytes:
     return domain(separator) + cbor.dumps([bytes(p) if isinstance(p, bytes) else p for p in parts])
 
@@ -296,7 +364,9 @@ def tape_message(subnet: SubnetId, epoch: Epoch, height: Height) -> bytes:
 
 
 def beacon_hash(beacon: Beacon) -> bytes:
-    return domain_hash("random_beacon_domain", canonical.encode(beacon))
+    return _once(
+        beacon, "_hash", lambda: domain_hash("random_beacon_domain", canonical.encode(beacon))
+    )
 
 
 def certification_message(root: bytes) -> bytes:

@@ -314,6 +314,42 @@ def test_fewer_shares_than_the_threshold_never_sign(scheme: bls.Bls | KeyedHash)
         scheme.combine_threshold(b"m", 3, two, keys)
 
 
+@pytest.mark.parametrize("bad", [(), (2,), (0, 6), (1, 2, 3), tuple(range(7))])
+@pytest.mark.parametrize("scheme", [bls.Bls(), KeyedHash()], ids=["bls", "double"])
+def test_wrong_shares_are_found_in_a_batch(
+    scheme: bls.Bls | KeyedHash, bad: tuple[int, ...]
+) -> None:
+    double = isinstance(scheme, KeyedHash)
+    dealt = deal_double(NODES, 5, b"s") if double else deal_bls(NODES, 5, [5, 6, 7, 8, 9])
+    keys = dealt.transcript.share_keys
+    shares = [scheme.sign_threshold(s, b"m") for s in dealt.shares]
+    for i in bad:
+        shares[i] = scheme.sign_threshold(dealt.shares[i], b"another message")
+    assert scheme.faulty_threshold(keys, b"m", shares, b"seed") == list(bad)
+
+
+def test_errors_that_cancel_out_in_a_plain_sum_are_found() -> None:
+    """Two signers move their shares apart by the same point: the sum stays right."""
+    scheme = bls.Bls()
+    secrets = [(i + 3).to_bytes(32, "big") for i in range(4)]
+    keys = [bls.public_key(i + 3) for i in range(4)]
+    good = [scheme.sign_multi(s, b"m") for s in secrets]
+    shift = [(1000).to_bytes(32, "big"), (bls.ORDER - 1000).to_bytes(32, "big")]
+    moved = [scheme.combine_multi([g, scheme.sign_multi(s, b"m")]) for g, s in zip(good, shift)]
+    signatures = [*moved, *good[2:]]
+    assert scheme.verify_multi(keys, b"m", scheme.combine_multi(signatures)), "the sum is right"
+    assert scheme.faulty_multi(keys, b"m", signatures, b"seed") == [0, 1]
+
+
+@pytest.mark.parametrize("bad", [b"", b"\xff" * 48, b"\xc0" + bytes(47), bytes(47), bytes(200)])
+def test_bytes_that_are_no_point_are_wrong_shares(bad: bytes) -> None:
+    scheme = bls.Bls()
+    dealt = deal_bls(NODES[:4], 3, [5, 6, 7])
+    shares = [scheme.sign_threshold(s, b"m") for s in dealt.shares]
+    shares[1] = bad
+    assert scheme.faulty_threshold(dealt.transcript.share_keys, b"m", shares, b"seed") == [1]
+
+
 def test_infinity_is_no_signature_and_no_key() -> None:
     scheme = bls.Bls()
     infinity = b"\xc0" + bytes(47)

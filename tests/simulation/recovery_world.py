@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha256
+from typing import Any
 
 from orchestrator.decide import Facts, StartReplica, StopReplica, StoreCup, decide
-from replica.certification import certifier
 from replica.client import local_registry as keys
-from replica.client.local_registry import SubnetRegistry, VersionedRecords
+from replica.client.local_registry import VersionedRecords
 from replica.consensus import driver as d
 from replica.consensus.delivery import next_batch
-from replica.consensus.reader import Context, Reader, Status
+from replica.consensus.reader import Status
 from replica.protocol import artifacts, cup
 from replica.protocol.artifacts import Certification, Cup, Finalization
 from replica.protocol.attestation import (
@@ -29,21 +28,17 @@ from replica.protocol.attestation import (
     recovery_time,
 )
 from replica.protocol.errors import NotVerified
-from replica.protocol.ids import Epoch, Height, RegistryVersion
+from replica.protocol.ids import Height
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
-from replica.protocol.registry_transport import Delta, Mutation, encode_batch
-from tests.simulation.world import (
-    GENESIS_NS,
-    MS,
-    SECOND,
-    HashChain,
-    Node,
-    NoRequests,
-    Plan,
-    Violation,
-    World,
-)
+from replica.protocol.registry_transport import Mutation
+from simulation.checker import Violation
+from simulation.doubles import HashChain, manifest_root
+from simulation.genesis import publish
+from simulation.plan import Plan
+from simulation.scheduler import MS, SECOND
+from simulation.subnet import Node, World
+from tests.simulation.diverging import DivergingChain
 
 POLL_NS = 300 * MS
 RESTART_NS = 300 * MS
@@ -55,34 +50,6 @@ VICTIMS = (
     "nns",
     "operator",
 )
-
-
-class DivergingChain(HashChain):
-    """A hash chain with the drills' fault: another state at one height of epoch 1."""
-
-    def __init__(self, diverge_at: int | None, salt: bytes) -> None:
-        super().__init__()
-        self.diverge_at, self.salt = diverge_at, salt
-
-    def execute(self, batch: d.Batch) -> None:
-        super().execute(batch)
-        if batch.height == self.diverge_at and batch.epoch == 1:
-            other = sha256(self.salt + self.states[batch.height]).digest()
-            self.states[batch.height] = other
-            self.trees[batch.height] = self.tree_of(batch.height, other)
-            if batch.is_checkpoint:
-                self.checkpoints[batch.height] = other
-
-    def open(self, package: cup.CatchUpPackage) -> None:
-        """Load what the CUP allows; adopt a checkpoint with its root under its height."""
-        if package.state_hash and package.height not in self.checkpoints:
-            for height in sorted(self.checkpoints, reverse=True):
-                if self.checkpoint_root_at(height) == package.state_hash:
-                    self.checkpoints[package.height] = self.checkpoints[height]
-                    break
-        allowed = [h for h in self.checkpoints if h <= package.height]
-        height = max(allowed, default=0)
-        self.load(height, self.checkpoints.get(height, self.states[0]))
 
 
 class RecoveryWorld(World):
@@ -97,103 +64,36 @@ class RecoveryWorld(World):
         self.attested: dict[int, tuple[int, int]] = {}
         self.recovery: cup.CatchUpPackage | None = None
         self.truth: dict[int, bytes] = {}
+        self.records: list[VersionedRecords] = []
         super().__init__(seed, Plan(interval=9, delay_ms_max=15))
         self.at(self.now, self._operator_begins)
         for node in self.nodes:
-            self.at(self.now + node.index * 20 * MS, lambda n=node: self._poll(n))  # type: ignore[misc]
+            self.at(self.now + node.index * 20 * MS, self._poll, node)
 
-    # -- genesis with a real registry
+    def _new_state(self, index: int) -> HashChain:
+        return DivergingChain(self.diverge_at if index >= 2 else None, bytes([index]))
 
-    def _genesis(self) -> None:
-        self.nns = VersionedRecords()
-        self.records: list[VersionedRecords] = []
-        super()._genesis()
-
-    def _start(self, node: Node) -> None:
-        if not self.records:
-            self._make_registry()
-        if isinstance(node.state, DivergingChain) is False:
-            diverges = self.diverge_at if node.index >= 2 else None
-            node.state = DivergingChain(diverges, bytes([node.index]))
-            built = self.nns.registry_cup(self.subnet)
-            assert built is not None
-            node.package = built
-        node.incarnation += 1
+    def open_state(self, node: Node) -> None:
         assert isinstance(node.state, DivergingChain)
         node.state.open(node.package)
-        node.driver = d.Driver(self._context(node, node.state), node.package, self.now)
-        node.driver.restore(list(node.durable), self.now)
-        node.wake_at = -1
-        self._offer_each_other(node)
-        self._wake(node, self.now)
 
-    def _context(self, node: Node, state: HashChain) -> Context:
-        registry = SubnetRegistry(self.records[node.index], self.subnet, 0)
-
-        def may_sign(epoch: int) -> bool:
-            promise = self.promised[node.index]
-            if promise is None or promise[0] != epoch:
-                return True
-            latest = registry.latest_version
-            return latest > promise[1] and not registry.subnet(latest).is_halted
-
-        return Context(
-            subnet=self.subnet,
-            replica_version="v1",
-            keys=node.keys,
-            scheme=self.scheme,
-            registry=registry,
-            state=state,
-            payloads=NoRequests(),
-            may_sign=may_sign,
-        )
-
-    def _make_registry(self) -> None:
-        view = self.registry.view
-        package = self.nodes[0].package
-        record = pb.SubnetRecord(
-            membership=[bytes(m) for m in view.members],
-            unit_delay_millis=view.unit_delay_ns // MS,
-            initial_notary_delay_millis=view.notary_delay_ns // MS,
-            replica_version_id="v1",
-            dkg_interval_length=self.plan.interval,
-            subnet_type=1,
-            max_ingress_messages_per_block=100,
-            certification_backoff_millis=10,
-        )
-        contents = pb.CatchUpPackageContents(time=GENESIS_NS, genesis=pb.GenesisArgs())
-        for name, transcript, tag in (
-            ("initial_ni_dkg_transcript_low_threshold", package.summary.low, cup.LOW),
-            ("initial_ni_dkg_transcript_high_threshold", package.summary.high, cup.HIGH),
-        ):
-            made = cup.transcript_to_record(
-                transcript, self.subnet, Height(0), tag, RegistryVersion(1)
-            )
-            getattr(contents, name).CopyFrom(made)
-        mutations = [
-            Mutation(keys.subnet_record(self.subnet), serialize(record)),
-            Mutation(keys.cup_contents(self.subnet), serialize(contents)),
-            Mutation(
-                keys.threshold_key(self.subnet),
-                serialize(pb.PublicKey(key_value=package.summary.high.public_key)),
-            ),
-        ]
-        for member, public in view.keys.items():
-            for purpose, value in (
-                (keys.NODE_SIGNING, public.signing),
-                (keys.COMMITTEE_SIGNING, public.committee),
-            ):
-                key = pb.PublicKey(key_value=value)
-                mutations.append(Mutation(keys.node_key(member, purpose), serialize(key)))
-        self._publish(mutations)
-        for _ in self.nodes:
+    def registry_of(self, node: Node) -> VersionedRecords:
+        while len(self.records) <= node.index:
             copy = VersionedRecords()
             copy.apply(self.nns.deltas[0])
             self.records.append(copy)
+        return self.records[node.index]
+
+    def may_sign(self, node: Node, epoch: int) -> bool:
+        promise = self.promised[node.index]
+        if promise is None or promise[0] != epoch:
+            return True
+        latest = self.registry_of(node).version
+        view = self.registry_of(node).view(self.subnet, latest)
+        return latest > promise[1] and not view.is_halted
 
     def _publish(self, mutations: list[Mutation]) -> None:
-        version = RegistryVersion(self.nns.version + 1)
-        self.nns.apply(Delta(version, encode_batch(tuple(mutations))))
+        publish(self.nns, mutations)
 
     # -- the kill
 
@@ -216,11 +116,10 @@ class RecoveryWorld(World):
             self.at(self.now + RESTART_NS, self._operator_begins)
         else:
             node = self.nodes[int(index)]
-            node.driver = None
-            node.incarnation += 1
+            self.stop(node)
             if what == "orchestrator":
                 self.orchestrator_up[node.index] = False
-                self.at(self.now + RESTART_NS, lambda: self._orchestrator_returns(node))
+                self.at(self.now + RESTART_NS, self._orchestrator_returns, node)
 
     def _nns_returns(self) -> None:
         self.nns_up = True
@@ -231,7 +130,7 @@ class RecoveryWorld(World):
     # -- orchestrators
 
     def _poll(self, node: Node) -> None:
-        self.at(self.now + POLL_NS, lambda: self._poll(node))
+        self.at(self.now + POLL_NS, self._poll, node)
         if not self.orchestrator_up[node.index]:
             return
         records = self.records[node.index]
@@ -256,12 +155,11 @@ class RecoveryWorld(World):
             if isinstance(action, StoreCup):
                 node.package = action.package
             elif isinstance(action, StopReplica):
-                node.driver = None
-                node.incarnation += 1
+                self.stop(node)
             elif isinstance(action, StartReplica):
-                self._start(node)
+                self.start(node)
         if node.driver is not None:
-            self._wake(node, self.now)
+            self.wake(node, self.now)
 
     # -- the operator
 
@@ -277,23 +175,23 @@ class RecoveryWorld(World):
             return
         following = step()
         if following is not None:
-            self.at(self.now + 100 * MS, lambda: self._operate(life, following))  # type: ignore[arg-type]
+            self.at(self.now + 100 * MS, self._operate, life, following)
 
-    def certified(self) -> int:
+    def top_certified(self) -> int:
         return max(n.state.certified_height for n in self.nodes)
 
     def _subnet_record(self) -> pb.SubnetRecord:
         return parse(pb.SubnetRecord, self.nns.need(keys.subnet_record(self.subnet)))
 
     def _step_detect(self):  # type: ignore[no-untyped-def]
-        if self.certified() >= self.diverge_at - 1:
+        if self.top_certified() >= self.diverge_at - 1:
             self.enter("fault")
         if self.recovery is not None:
             return self._step_watch
         if self._subnet_record().is_halted:
             return self._step_plan
-        if self.certified() != self._seen:
-            self._moved_at, self._seen = self.now, self.certified()
+        if self.top_certified() != self._seen:
+            self._moved_at, self._seen = self.now, self.top_certified()
         if self.now - self._moved_at < STALL_NS:
             return self._step_detect
         self.enter("detect")
@@ -302,13 +200,7 @@ class RecoveryWorld(World):
     def _diverged(self) -> bool:
         for node in self.nodes:
             if node.driver is not None:
-                reader = Reader(
-                    node.driver.context,
-                    node.driver.certifications,
-                    node.driver.chain,
-                    self.now,
-                )
-                if certifier.divergence(reader):
+                if node.driver.divergence():
                     return True
         return False
 
@@ -364,7 +256,7 @@ class RecoveryWorld(World):
         state = DivergingChain(None, b"")
         state.checkpoints = {h: s for h, s in node.state.checkpoints.items() if h <= height}
         state.open(node.package)
-        replay = d.Driver(self._context(node, state), node.package, self.now)
+        replay = d.Driver(self.context(node, state), node.package, self.now)
         replay.restore(list(node.durable), self.now)
         while state.latest_height < height:
             batch = next_batch(replay.reader(self.now))
@@ -387,11 +279,11 @@ class RecoveryWorld(World):
             certified_height=node.state.certified_height,
             certified_root=root,
             height=Height(height),
-            state_hash=sha256(b"manifest" + state.states[height]).digest(),
+            state_hash=manifest_root(state.states[height]),
         )
         return replace(unsigned, signature=node.keys.signing.sign(unsigned.message))
 
-    def _judge(self, evidence: Evidence):  # type: ignore[no-untyped-def]
+    def _judge(self, evidence: Evidence) -> Any:
         view = self.nns.view(self.subnet, self.nns.version)
         built = self.nns.registry_cup(self.subnet)
         assert built is not None
@@ -408,14 +300,12 @@ class RecoveryWorld(World):
     def _step_vote(self, evidence: Evidence, state_hash: bytes):  # type: ignore[no-untyped-def]
         """The vote takes half a second; then the registry checks all again and stores the CUP."""
         self.enter("vote")
-        life = self.operator_life
-        self.at(self.now + SECOND // 2, lambda: self._execute_proposal(evidence, state_hash))
-        del life
+        self.at(self.now + SECOND // 2, self._execute_proposal, evidence, state_hash)
         return self._step_watch
 
     def _execute_proposal(self, evidence: Evidence, state_hash: bytes) -> None:
         if not self.nns_up:
-            self.at(self.now + POLL_NS, lambda: self._execute_proposal(evidence, state_hash))
+            self.at(self.now + POLL_NS, self._execute_proposal, evidence, state_hash)
             return
         record = self._subnet_record()
         if not record.is_halted:
@@ -440,32 +330,32 @@ class RecoveryWorld(World):
         self.enter("adopt")
 
     def _step_watch(self):  # type: ignore[no-untyped-def]
-        if self.recovery is not None and self.certified() > self.recovery.height:
+        if self.recovery is not None and self.top_certified() > self.recovery.height:
             self.enter("resume")
             return None
         return self._step_watch
 
     # -- what must hold
 
-    def _carry_out(self, node: Node, effect: d.Effect) -> None:
-        if isinstance(effect, d.Send):
-            self._check_promise(node, effect.artifact)
-            self._broadcast(node, effect.artifact)
-        elif isinstance(effect, d.DeliverCertification):
-            node.state.certified_height = effect.certification.height
-            self.checker._same(
-                self.checker.roots,
-                effect.certification.height,
-                effect.certification.root,
-                "certified states",
-            )
-        elif isinstance(effect, d.AdoptCup):
-            if node.package.height < effect.package.height:
-                node.package = effect.package
-        elif isinstance(effect, d.Diverged):
-            raise Violation(f"node {node.index} diverged from what was certified")
-        else:
-            super()._carry_out(node, effect)
+    def send(self, node: Node, artifact: artifacts.Artifact) -> None:
+        self._check_promise(node, artifact)
+        self.network.broadcast(node.index, artifact)
+
+    def certified(self, node: Node, certification: Certification) -> None:
+        node.state.certified_height = certification.height
+        self.checker._same(
+            self.checker.roots, certification.height, certification.root, "certified states"
+        )
+
+    def is_honest(self, node: Node) -> bool:
+        return False  # nodes diverge here: what must hold is checked by this world itself
+
+    def adopt(self, node: Node, package: cup.CatchUpPackage) -> None:
+        if node.package.height < package.height:
+            node.package = package
+
+    def diverged(self, node: Node, height: int) -> None:
+        raise Violation(f"node {node.index} diverged from what was certified")
 
     def _check_promise(self, node: Node, artifact: artifacts.Artifact) -> None:
         promise = self.attested.get(node.index)
@@ -474,14 +364,6 @@ class RecoveryWorld(World):
             return
         if artifact.epoch == promise[0]:
             raise Violation(f"node {node.index} signs in an epoch it promised not to")
-
-    def _execute(self, node: Node, incarnation: int, batch: d.Batch) -> None:
-        if node.incarnation != incarnation or node.driver is None:
-            return
-        if batch.height == node.state.latest_height + 1:
-            node.state.execute(batch)
-            node.driver.executed(batch.height)
-            self._wake(node, self.now)
 
     def healed(self) -> bool:
         """All nodes run in the new epoch, certify, and made a CUP of their own."""
@@ -494,6 +376,3 @@ class RecoveryWorld(World):
             and n.state.certified_height > self.recovery.height
             for n in self.nodes
         )
-
-
-__all__ = ["PHASES", "VICTIMS", "Epoch", "RecoveryWorld"]

@@ -21,7 +21,9 @@ from replica.protocol.artifacts import (
     Tape,
 )
 from replica.protocol.ids import Epoch, Height, NodeId, Principal
-from tests.simulation.world import SECOND, Plan, World
+from simulation.plan import Plan
+from simulation.scheduler import SECOND
+from simulation.subnet import World
 
 
 @pytest.fixture
@@ -29,6 +31,10 @@ def world() -> World:
     made = World(1, Plan())
     assert made.run(lambda: made.cup_height() >= 16, 60 * SECOND)
     return made
+
+
+def peer(world: World) -> NodeId:
+    return world.nodes[1].keys.node
 
 
 def fresh(world: World, index: int = 0) -> d.Driver:
@@ -59,16 +65,16 @@ def test_a_cup_with_a_wrong_signature_changes_nothing(world: World) -> None:
     driver = genesis.nodes[0].driver
     assert driver is not None
     bad = forged_cup(world)
-    assert driver.receive(bad, genesis.now)
-    effects = driver.step(genesis.now)
+    assert driver.receive(bad, peer(genesis), genesis.now)
+    effects = driver.step(genesis.now, genesis.now)
     wrong = [e for e in effects if isinstance(e, d.Misbehaved)]
     assert wrong and "does not verify" in wrong[0].reason
     assert not any(isinstance(e, d.AdoptCup | d.FetchState) for e in effects)
     assert driver.chain.cup.height == 0
     good = newest(world, Cup)
-    assert driver.receive(good, genesis.now)
+    assert driver.receive(good, peer(genesis), genesis.now)
     later = genesis.now + 20 * SECOND  # past the time in which replaying would be tried
-    assert any(isinstance(e, d.AdoptCup) for e in driver.step(later))
+    assert any(isinstance(e, d.AdoptCup) for e in driver.step(later, later))
 
 
 def signature_of(kind: type[Artifact]) -> Callable[[World], Artifact]:
@@ -87,8 +93,8 @@ def test_wrong_signatures(world: World, make: Callable[[World], Artifact]) -> No
     if isinstance(bad, Notarization | Finalization):
         entry = driver.chain.finalized_tip
         bad = replace(bad, block=entry.hash)
-    driver.receive(bad, world.now)
-    driver.step(world.now)
+    driver.receive(bad, peer(world), world.now)
+    driver.step(world.now, world.now)
     assert bad not in driver.pool.validated
 
 
@@ -99,9 +105,9 @@ def test_strangers_and_other_epochs_are_turned_away(world: World) -> None:
     stranger = NodeId(Principal(b"nobody"))
     share = NotarizationShare(Epoch(1), height, bytes(32), stranger, bytes(24))
     old = replace(share, epoch=Epoch(0))
-    assert not driver.receive(old, world.now), "another epoch's artifacts are not even admitted"
+    assert not driver.receive(old, stranger, world.now), "of another epoch: not even admitted"
     far = replace(share, height=Height(height + d.LOOKAHEAD + 5))
-    assert not driver.receive(far, world.now)
+    assert not driver.receive(far, stranger, world.now)
     beacon = BeaconShare(
         Epoch(1),
         Height(driver.chain.beacon_height + 1),
@@ -109,8 +115,8 @@ def test_strangers_and_other_epochs_are_turned_away(world: World) -> None:
         stranger,
         bytes(24),
     )
-    assert driver.receive(beacon, world.now)
-    reasons = [e.reason for e in driver.step(world.now) if isinstance(e, d.Misbehaved)]
+    assert driver.receive(beacon, stranger, world.now)
+    reasons = [e.reason for e in driver.step(world.now, world.now) if isinstance(e, d.Misbehaved)]
     assert "the signer is not in the committee" in reasons
 
 
@@ -122,6 +128,7 @@ def test_a_flood_is_bounded(world: World) -> None:
             NotarizationShare(
                 Epoch(1), height, bytes([i % 256, i // 256]) * 16, world.nodes[1].keys.node, b"s"
             ),
+            world.nodes[1].keys.node,
             world.now,
         )
         for i in range(5000)
@@ -145,6 +152,7 @@ def test_a_block_of_another_subnet_or_with_another_payload(world: World) -> None
         payload=artifacts.Data((b"smuggled",)),
     )
     for bad, text in ((foreign, "another subnet"), (other, "not the one the block names")):
-        assert driver.receive(bad, world.now)
-        reasons = [e.reason for e in driver.step(world.now) if isinstance(e, d.Misbehaved)]
+        assert driver.receive(bad, peer(world), world.now)
+        effects = driver.step(world.now, world.now)
+        reasons = [e.reason for e in effects if isinstance(e, d.Misbehaved)]
         assert any(text in r for r in reasons)

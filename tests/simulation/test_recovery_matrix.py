@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
+from simulation.doubles import manifest_root
+from simulation.scheduler import SECOND
 from tests.simulation.recovery_world import PHASES, VICTIMS, RecoveryWorld
-from tests.simulation.world import SECOND
 
 
 def recover(seed: int, phase: str, victim: str) -> RecoveryWorld:
@@ -24,15 +25,9 @@ def check(world: RecoveryWorld) -> None:
     assert state_height == world.diverge_at - 1, "everything that was certified is kept"
     for node in world.nodes:
         adopted = node.state.checkpoints.get(world.recovery.height)
-        assert adopted is None or _root(adopted) == state_hash
+        assert adopted is None or manifest_root(adopted) == state_hash
     assert world.recovery.height > state_height + 70
     assert len({bytes(n.package.content) for n in world.nodes if n.package.is_signed}) <= 2
-
-
-def _root(state: bytes) -> bytes:
-    from hashlib import sha256
-
-    return sha256(b"manifest" + state).digest()
 
 
 @pytest.mark.parametrize("phase", PHASES)

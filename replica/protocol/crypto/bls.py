@@ -9,6 +9,7 @@ Source: reference/consensus.md §1.3 and §2.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
@@ -77,6 +78,10 @@ def _hash(message: bytes, dst: bytes) -> G1Element:
 
 @lru_cache(maxsize=16384)
 def _verify(public_key: bytes, message: bytes, signature: bytes, dst: bytes) -> bool:
+    return _pairs_match(public_key, message, signature, dst)
+
+
+def _pairs_match(public_key: bytes, message: bytes, signature: bytes, dst: bytes) -> bool:
     key, point = _public_key(public_key), _signature(signature)
     if key is None or point is None:
         return False
@@ -119,6 +124,52 @@ def lagrange(indices: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(out)
 
 
+def _coefficients(seed: bytes, message: bytes, signatures: Sequence[bytes]) -> list[int]:
+    """Return 128-bit factors that nobody can foresee who does not know the seed."""
+    digest = hashlib.sha256(seed + hashlib.sha256(message).digest() + b"".join(signatures)).digest()
+    raw = hashlib.shake_256(digest).digest(16 * len(signatures))
+    return [int.from_bytes(raw[i : i + 16], "big") | 1 for i in range(0, len(raw), 16)]
+
+
+def _all_good(
+    keys: Sequence[bytes], message: bytes, signatures: Sequence[bytes], dst: bytes, seed: bytes
+) -> bool:
+    """Check signatures of one message at once: e(sum r*sig, g2) = e(H(m), sum r*key)."""
+    if len(keys) == 1:
+        return _verify(keys[0], message, signatures[0], dst)
+    points = [_signature(s) for s in signatures]
+    if any(p is None for p in points) or any(_public_key(k) is None for k in keys):
+        return False  # decoding checks the subgroup, without which random factors prove nothing
+    factors = [_scalar(r) for r in _coefficients(seed, message, signatures)]
+    left = G1Point.multiexp_unchecked(
+        [G1Point.from_compressed_bytes_unchecked(s) for s in signatures], factors
+    )
+    right = G2Point.multiexp_unchecked(
+        [G2Point.from_compressed_bytes_unchecked(k) for k in keys], factors
+    )
+    key, sum_ = bytes(right.to_compressed_bytes()), bytes(left.to_compressed_bytes())
+    return _pairs_match(key, message, sum_, dst)
+
+
+def faulty(
+    keys: Sequence[bytes], message: bytes, signatures: Sequence[bytes], dst: bytes, seed: bytes
+) -> list[int]:
+    """Return the positions of the wrong signatures, by halving groups that do not check out."""
+    assert len(keys) == len(signatures)
+    out: list[int] = []
+    groups = [list(range(len(keys)))] if keys else []
+    while groups:
+        group = groups.pop()
+        if _all_good([keys[i] for i in group], message, [signatures[i] for i in group], dst, seed):
+            continue
+        if len(group) == 1:
+            out.append(group[0])
+        else:
+            half = len(group) // 2
+            groups += [group[:half], group[half:]]
+    return sorted(out)
+
+
 class Bls:
     """The real scheme. Stateless; results of verification are cached by content."""
 
@@ -135,12 +186,28 @@ class Bls:
         shares: Mapping[int, bytes],
         share_keys: Sequence[bytes],
     ) -> bytes:
-        """Interpolate `threshold` verified shares, keyed by 0-based index, into the signature."""
+        """Interpolate `threshold` shares, keyed by 0-based index, into the signature.
+
+        Whoever combines shares that were not checked has to check the signature.
+        Raises: ValueError for bytes that are no point.
+        """
         assert len(shares) >= threshold, "too few shares to combine"
         indices = tuple(sorted(shares)[:threshold])
         points = [G1Point.from_compressed_bytes_unchecked(shares[i]) for i in indices]
         scalars = [_scalar(c) for c in lagrange(indices)]
         return bytes(G1Point.multiexp_unchecked(points, scalars).to_compressed_bytes())
+
+    def faulty_threshold(
+        self, keys: Sequence[bytes], message: bytes, signatures: Sequence[bytes], seed: bytes
+    ) -> list[int]:
+        """Return the positions of wrong shares. `seed`: 32 bytes unknown to the signers."""
+        return faulty(keys, message, signatures, DST_THRESHOLD, seed)
+
+    def faulty_multi(
+        self, keys: Sequence[bytes], message: bytes, signatures: Sequence[bytes], seed: bytes
+    ) -> list[int]:
+        """Return the positions of wrong shares. `seed`: 32 bytes unknown to the signers."""
+        return faulty(keys, message, signatures, DST_MULTI, seed)
 
     def sign_multi(self, secret: bytes, message: bytes) -> bytes:
         return _sign(int.from_bytes(secret, "big"), message, DST_MULTI)

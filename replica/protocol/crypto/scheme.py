@@ -34,6 +34,12 @@ class Scheme(Protocol):
         self, public_keys: Sequence[bytes], message: bytes, signature: bytes
     ) -> bool: ...
     def combine_multi(self, signatures: Sequence[bytes]) -> bytes: ...
+    def faulty_threshold(
+        self, keys: Sequence[bytes], message: bytes, signatures: Sequence[bytes], seed: bytes
+    ) -> list[int]: ...
+    def faulty_multi(
+        self, keys: Sequence[bytes], message: bytes, signatures: Sequence[bytes], seed: bytes
+    ) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +117,24 @@ class KeyedHash:
         shares: Mapping[int, bytes],
         share_keys: Sequence[bytes],
     ) -> bytes:
+        assert len(shares) >= threshold, "too few shares to combine"
         valid = [i for i, s in shares.items() if self.verify_threshold(share_keys[i], message, s)]
-        assert len(valid) >= threshold, "the double refuses to sign for fewer than the threshold"
+        if len(valid) < threshold:  # as interpolation would: bytes that do not verify
+            return blake2b(b"".join(shares.values()), digest_size=24).digest()
         group = sha256(b"group" + b"".join(share_keys))
         return blake2b(message, key=group, digest_size=24).digest()
+
+    def faulty_threshold(
+        self, keys: Sequence[bytes], message: bytes, signatures: Sequence[bytes], seed: bytes
+    ) -> list[int]:
+        pairs = enumerate(zip(keys, signatures, strict=True))
+        return [i for i, (k, s) in pairs if not self.verify_threshold(k, message, s)]
+
+    def faulty_multi(
+        self, keys: Sequence[bytes], message: bytes, signatures: Sequence[bytes], seed: bytes
+    ) -> list[int]:
+        pairs = enumerate(zip(keys, signatures, strict=True))
+        return [i for i, (k, s) in pairs if self.sign_multi(k, message) != s]
 
     def sign_multi(self, secret: bytes, message: bytes) -> bytes:
         return blake2b(message, key=secret[:32], digest_size=24, person=b"multi").digest()

@@ -1,0 +1,66 @@
+"""`make simulate` and `make mutants`."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from simulation import campaign
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Workers = Annotated[int, typer.Option(help="Processes; default: one a core.", min=1)]
+CORES = os.cpu_count() or 1
+
+
+@app.callback()
+def main() -> None:
+    """Run the system under virtual time, with faults."""
+    gc.freeze()
+
+
+@app.command()
+def run(
+    seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 100,
+    first: Annotated[int, typer.Option(help="The first seed; none is special.", min=0)] = 0,
+    workers: Workers = CORES,
+) -> None:
+    """Run seeds FIRST to FIRST + SEEDS - 1 and report what they met. Exit status 1: a violation."""
+    console = Console(stderr=True)
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("consensus", total=seeds)
+        result = campaign.run(
+            seeds, first, workers, lambda r: progress.update(task, completed=r.seeds)
+        )
+    for line in report(result, first):
+        sys.stdout.write(line + "\n")
+    raise typer.Exit(0 if result.passed else 1)
+
+
+def report(result: campaign.Result, first: int) -> list[str]:
+    """Return what a person wants to know of a campaign, line by line."""
+    seconds = result.seconds or 1e-9
+    lines = [
+        f"consensus, seeds {first} to {first + result.seeds - 1}: "
+        f"{result.seeds / seconds:.1f} seeds/s, {result.rounds / seconds:.0f} rounds/s, "
+        f"{result.rounds} rounds, {len(result.failures)} violations",
+    ]
+    width = max((len(k) for k in result.counts), default=0)
+    lines += [f"  {k:<{width}}  {v}" for k, v in sorted(result.counts.items())]
+    lines += [f"  never met: {what}" for what in result.never_met]
+    lines += [
+        f"  seed {f.seed}: {f.reason}\n    again: make simulate SEEDS=1 FIRST={f.seed}"
+        for f in result.failures
+    ]
+    return lines
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,145 @@
+"""Campaigns: many seeds, on all cores, and a table of what they met.
+
+A campaign fails on a violation, on a run that gets stuck, and when a rare situation that it should
+have met never came up: else a fault that is no longer injected would pass unseen.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+
+from simulation.checker import Violation
+from simulation.plan import Plan, random_plan
+from simulation.scheduler import MS, SECOND
+from simulation.subnet import World
+
+ROUNDS, CUPS = 60, 2
+LIVENESS_NS = 120 * SECOND
+CHUNK = 5
+EXHAUSTIVE_EVERY = 20
+"""Every so many seeds, each component is asked after each step whether it was passed over."""
+RARE = (
+    "crash",
+    "torn crash",
+    "partition",
+    "deafen",
+    "clog",
+    "pause",
+    "skew",
+    "stall clock",
+    "wipe",
+    "equivocations",
+    "losses",
+    "duplicates",
+    "garbled",
+    "torn writes",
+    "state syncs",
+    "invalid artifacts",
+    "liars set aside",
+)
+"""What a campaign of a hundred seeds or more must have met."""
+
+
+@dataclass
+class Failure:
+    seed: int
+    reason: str
+
+
+@dataclass
+class Result:
+    seeds: int = 0
+    rounds: int = 0
+    seconds: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, other: Result) -> None:
+        self.seeds += other.seeds
+        self.rounds += other.rounds
+        self.counts.update(other.counts)
+        self.failures += other.failures
+
+    @property
+    def never_met(self) -> list[str]:
+        return [what for what in RARE if not self.counts[what]] if self.seeds >= 100 else []
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures and not self.never_met
+
+
+def run_plan(
+    seed: int, plan: Plan, rounds: int = ROUNDS, cups: int = CUPS, *, exhaustive: bool = False
+) -> World:
+    """Safety phase under the plan, then liveness: all links and nodes back.
+
+    Raises: Violation, also when the subnet does not get on afterwards.
+    """
+    world = World(seed, plan, exhaustive=exhaustive)
+    world.schedule_faults()
+    goal = cups * (plan.interval + 1)
+
+    def done() -> bool:
+        return (
+            world.finalized_height() >= rounds
+            and world.cup_height() >= goal
+            and all(n.driver is not None for n in world.honest)
+        )
+
+    world.run(done, rounds * 130 * MS)
+    world.revive()
+    if not world.run(done, LIVENESS_NS):
+        raise Violation(
+            f"stuck at height {world.finalized_height()} and CUP {world.cup_height()} (L1, L3)"
+        )
+    return world
+
+
+def run_seed(seed: int) -> World:
+    return run_plan(seed, random_plan(seed, ROUNDS), exhaustive=seed % EXHAUSTIVE_EVERY == 0)
+
+
+def _chunk(first: int, count: int) -> Result:
+    result = Result()
+    gc.disable()  # nothing of a run survives it: collecting in between is enough
+    for seed in range(first, first + count):
+        gc.collect()
+        result.seeds += 1
+        try:
+            world = run_seed(seed)
+        except AssertionError as error:
+            result.failures.append(Failure(seed, str(error)))
+            continue
+        result.rounds += world.finalized_height()
+        result.counts.update(world.counts)
+    return result
+
+
+def run(
+    seeds: int,
+    first: int,
+    workers: int,
+    progress: Callable[[Result], None] = lambda _: None,
+) -> Result:
+    """Run seeds `first` to `first + seeds - 1` of consensus, spread over processes."""
+    total = Result()
+    began = time.perf_counter()
+    with ProcessPoolExecutor(workers) as executor:
+        futures = [executor.submit(_chunk, *part) for part in _parts(seeds, first)]
+        for future in as_completed(futures):
+            total.add(future.result())
+            total.seconds = time.perf_counter() - began
+            progress(total)
+    total.failures.sort(key=lambda f: f.seed)
+    return total
+
+
+def _parts(seeds: int, first: int) -> Iterator[tuple[int, int]]:
+    for start in range(first, first + seeds, CHUNK):
+        yield start, min(CHUNK, first + seeds - start)

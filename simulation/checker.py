@@ -1,0 +1,147 @@
+"""What must always hold, kept apart from the world that is checked.
+
+Each method is one observation of an honest node. Names S1 to S18 as in docs/guarantees.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replica.consensus.reader import GAP_MAX
+from replica.protocol import artifacts
+from replica.protocol.artifacts import Artifact, Finalization, FinalizationShare, NotarizationShare
+from replica.protocol.crypto.scheme import faults_max
+from replica.protocol.cup import CatchUpPackage
+from simulation.plan import Plan
+
+if TYPE_CHECKING:
+    from simulation.subnet import Node
+
+
+class Violation(AssertionError):
+    """A property of the protocol does not hold."""
+
+
+class Checker:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.finalized: dict[int, bytes] = {}
+        self.roots: dict[int, bytes] = {}
+        self.cups: dict[int, bytes] = {}
+        self.beacons: dict[int, bytes] = {}
+        self.tapes: dict[int, bytes] = {}
+        self.public_keys: set[bytes] = set()
+        self.certified_height = 0
+        self.notarized: dict[int, set[bytes]] = {}
+        self.finalized_directly: dict[int, bytes] = {}
+        self.notarization_signed: dict[tuple[bytes, int], set[bytes]] = {}
+        self.finalization_signed: dict[tuple[bytes, int], bytes] = {}
+        self._looked: dict[int, tuple[int, int, int]] = {}
+        self._finalized_seen: dict[int, int] = {}
+        self._notarized_seen: dict[int, int] = {}
+
+    def _same(self, table: dict[int, bytes], height: int, value: bytes, what: str) -> None:
+        if table.setdefault(height, value) != value:
+            raise Violation(f"two different {what} at height {height}")
+
+    def look(self, node: Node) -> None:
+        """S1, S2, S4, S5, S13 on what this node holds now."""
+        assert node.driver is not None
+        chain = node.driver.chain
+        heights = (chain.notarized_height, chain.finalized_height, node.state.certified_height)
+        if self._looked.get(node.index) == heights:
+            return
+        self._looked[node.index] = heights
+        self._look_at_notarized(node)
+        first = self._finalized_seen.get(node.index, 0) + 1
+        for height in range(first, chain.finalized_height + 1):
+            entry = chain.finalized_block(height)
+            if entry is not None:
+                self._same(self.finalized, height, entry.hash, "finalized blocks")
+                self._check_context(node, height)
+            beacon, tape = chain.beacons.get(height), chain.tapes.get(height)
+            if beacon is not None:
+                self._same(self.beacons, height, artifacts.beacon_hash(beacon), "beacons")
+            if tape is not None:
+                self._same(self.tapes, height, tape.signature, "tapes")
+        self._finalized_seen[node.index] = chain.finalized_height
+        self._check_bound(node)
+
+    def _look_at_notarized(self, node: Node) -> None:
+        """S2: where a block is finalized itself, no other block of that height is notarized."""
+        assert node.driver is not None
+        chain, pool = node.driver.chain, node.driver.pool.validated
+        lowest = min(self._notarized_seen.get(node.index, 0), chain.finalized_height)
+        for height in range(max(lowest, chain.notarized_height - 8), chain.notarized_height + 1):
+            for hash_ in chain.notarized.get(height, ()):
+                self.notarized.setdefault(height, set()).add(hash_)
+            for final in pool.at(Finalization, height):
+                self._same(self.finalized_directly, height, final.block, "finalizations")
+            final_hash = self.finalized_directly.get(height)
+            if final_hash is not None and self.notarized.get(height, set()) - {final_hash}:
+                raise Violation(f"the finalized height {height} has another notarized block")
+        self._notarized_seen[node.index] = chain.notarized_height
+
+    def _check_context(self, node: Node, height: int) -> None:
+        """S5: ranks 0 to f only, and a context that grows."""
+        assert node.driver is not None
+        entry = node.driver.chain.finalized_block(height)
+        assert entry is not None
+        block = entry.block
+        if block.rank > faults_max(self.plan.nodes):
+            raise Violation(f"a block of rank {block.rank} was finalized at height {height}")
+        parent = node.driver.chain.blocks.get(block.parent)
+        if parent is not None and parent.block.context.time_ns >= block.context.time_ns:
+            raise Violation(f"time stands still at height {height}")
+
+    def _check_bound(self, node: Node) -> None:
+        """S13: blocks stop 70 heights above what is certified."""
+        assert node.driver is not None
+        chain = node.driver.chain
+        certified = max(node.state.certified_height, chain.cup.height)
+        if chain.notarized_height - certified <= GAP_MAX + 1:
+            return
+        executed = node.state.latest_height
+        behind = executed < chain.finalized_height or executed < chain.cup.height
+        if not behind and chain.notarized_height - self.certified_height > GAP_MAX + 1:
+            raise Violation(f"certification lags {chain.notarized_height - certified} heights")
+
+    def signed(self, node: Node, artifact: Artifact) -> None:
+        """S3: what an honest node signs, across all its lives."""
+        if not isinstance(artifact, NotarizationShare | FinalizationShare):
+            return
+        if artifact.signer != node.keys.node:
+            return
+        key = (bytes(node.keys.node), artifact.height)
+        if isinstance(artifact, NotarizationShare):
+            self.notarization_signed.setdefault(key, set()).add(artifact.block)
+            final = self.finalization_signed.get(key)
+            if final is not None and final != artifact.block:
+                raise Violation(f"node {node.index} notarizes a second block after finalizing")
+        else:
+            if self.finalization_signed.setdefault(key, artifact.block) != artifact.block:
+                raise Violation(f"node {node.index} finalizes two blocks at {artifact.height}")
+            if self.notarization_signed.get(key, set()) - {artifact.block}:
+                raise Violation(f"node {node.index} finalizes after notarizing another block")
+
+    def executed(self, node: Node, height: int) -> None:
+        """S6: equal states."""
+        self._same(self.roots, height, node.state.trees[height][0], "states")
+
+    def certified(self, node: Node, certification: artifacts.Certification) -> None:
+        """S7: what is certified is what honest nodes computed."""
+        self.certified_height = max(self.certified_height, certification.height)
+        self._same(self.roots, certification.height, certification.root, "certified states")
+        if certification.height <= node.state.certified_height:
+            raise Violation(f"node {node.index} goes back to a certified height")  # S9
+
+    def adopted(self, node: Node, package: CatchUpPackage) -> None:
+        """S8: one CUP a height, on the grid of intervals. S9: never back. S11: one public key."""
+        self._same(self.cups, package.height, package.content, "CUPs")
+        if package.height % (self.plan.interval + 1):
+            raise Violation(f"a CUP at height {package.height}, off the interval grid")
+        if package.height <= node.package.height:
+            raise Violation(f"node {node.index} went back from CUP {node.package.height}")
+        self.public_keys.add(package.summary.high.public_key)
+        if len(self.public_keys) > 1:
+            raise Violation(f"the subnet's public key changed with the CUP at {package.height}")

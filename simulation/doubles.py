@@ -1,0 +1,96 @@
+"""Doubles for what a run of consensus alone does not simulate: execution, requests, the NNS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from replica.consensus.delivery import Batch
+from replica.protocol import hash_tree
+from replica.protocol.artifacts import Data, Payload, ValidationContext
+from replica.protocol.errors import Rejected
+from replica.protocol.hashing import leb128
+from replica.protocol.ids import Height
+
+
+def manifest_root(state: bytes) -> bytes:
+    """Return what stands for the root of a checkpoint's manifest."""
+    return sha256(b"manifest" + state).digest()
+
+
+def tree_of(height: int, state: bytes) -> tuple[bytes, bytes]:
+    """Return (root, witness of the height) of the certified tree."""
+    tree = hash_tree.build({b"metadata": {b"height": leb128(height), b"x": state}})
+    return tree.digest, hash_tree.encode(hash_tree.witness(tree, [(b"metadata", b"height")]))
+
+
+class HashChain:
+    """Execution: the state is one hash; checkpoints are kept by height."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, bytes] = {0: sha256(b"genesis").digest()}
+        self.checkpoints: dict[int, bytes] = {}
+        self.latest_height = Height(0)
+        self.certified_height = Height(0)
+        self.trees: dict[int, tuple[bytes, bytes]] = {}
+
+    def execute(self, batch: Batch) -> None:
+        assert batch.height == self.latest_height + 1, "batches come in order"
+        parts = repr((batch.height, batch.time_ns, batch.randomness, batch.ingress, batch.epoch))
+        state = self.altered(batch, sha256(self.states[batch.height - 1] + parts.encode()).digest())
+        self.states[batch.height] = state
+        self.latest_height = batch.height
+        self.trees[batch.height] = tree_of(batch.height, state)
+        if batch.is_checkpoint:
+            self.checkpoints[batch.height] = state
+
+    def altered(self, batch: Batch, state: bytes) -> bytes:
+        """Return the state after a batch; a fault may make it another."""
+        return state
+
+    def restart(self) -> None:
+        """Fall back to the newest checkpoint, as a process does that stopped."""
+        height = max(self.checkpoints, default=0)
+        self.load(height, self.checkpoints.get(height, self.states[0]))
+
+    def load(self, height: int, state: bytes) -> None:
+        self.states = {0: self.states[0], height: state}
+        if height:
+            self.checkpoints[height] = state
+        self.latest_height = self.certified_height = Height(height)
+        self.trees = {}
+
+    # -- the view of consensus
+
+    def certified_root_at(self, height: int) -> tuple[bytes, bytes] | None:
+        return self.trees.get(height)
+
+    def uncertified_heights(self) -> Sequence[int]:
+        return range(self.certified_height + 1, self.latest_height + 1)
+
+    def checkpoint_root_at(self, height: int) -> bytes | None:
+        state = self.checkpoints.get(height)
+        return manifest_root(state) if state else None
+
+    def forget_below(self, height: int) -> None:
+        for old in [h for h in self.states if 0 < h < height]:
+            del self.states[old]
+        for old in [h for h in self.trees if h < height]:
+            del self.trees[old]
+
+
+class Requests:
+    """One request in every block, of a given size, which names its height."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+
+    def build(self, past: Sequence[Payload], context: ValidationContext, count_max: int) -> Data:
+        if not self.size_bytes:
+            return Data()
+        unique = sha256(repr(context).encode()).digest()
+        return Data(((unique * (self.size_bytes // 32 + 1))[: self.size_bytes],))
+
+    def check(self, payload: Payload, past: Sequence[Payload], context: ValidationContext) -> None:
+        if payload != self.build(past, context, 0):
+            raise Rejected("not the request that is due")

@@ -1,0 +1,164 @@
+"""A fault plan: all that goes wrong in a run, as data that can be shrunk, stored and read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from simulation.scheduler import MS, SECOND, draw
+
+KINDS = (
+    "crash",
+    "torn crash",
+    "restart",
+    "wipe",
+    "pause",
+    "resume",
+    "partition",
+    "deafen",
+    "clog",
+    "heal",
+    "skew",
+    "stall clock",
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One entry of a plan."""
+
+    at_ns: int
+    """After genesis."""
+    kind: str
+    """crash: the process stops between two effects; torn crash: within the next step, also in the
+    middle of writing; restart; wipe: the disk is lost too; pause, resume: the process stands still;
+    partition: these nodes against the rest; deafen: they hear nobody but are heard; clog: what they
+    send waits for `heal`, then all at once; skew: their clocks jump; stall clock: they stand."""
+    nodes: tuple[int, ...] = ()
+    amount_ns: int = 0
+    """skew: by how much."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    nodes: int = 4
+    interval: int = 15
+    """Length of an interval, less one: CUPs are this + 1 heights apart."""
+    delay_ms_min: int = 1
+    delay_ms_max: int = 40
+    loss: float = 0.0
+    duplicates: float = 0.0
+    corruption: float = 0.0
+    step_us: int = 1000
+    """How long a process takes to come round to what arrived."""
+    payload_bytes: int = 0
+    """Size of the request in every block; 0: empty blocks."""
+    faults: tuple[Fault, ...] = ()
+    equivocators: tuple[int, ...] = ()
+    twins: tuple[int, ...] = ()
+    """Nodes of which two instances run with one identity."""
+    amnesiacs: tuple[int, ...] = ()
+    """Nodes whose disk forgets what they signed at each restart: faulty ones."""
+    liars: tuple[int, ...] = ()
+    """Nodes that sign another state than they should."""
+    real_bls: bool = False
+    slow_execution: bool = False
+
+    @property
+    def faulty(self) -> frozenset[int]:
+        """Byzantine nodes; what they sign is no business of the checkers."""
+        return frozenset(self.equivocators + self.twins + self.amnesiacs + self.liars)
+
+
+def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:
+    """Draw a plan: one Byzantine node; crashes, partitions and more, at least one of each."""
+    faults: list[Fault] = []
+    time = int(SECOND * 0.3)
+    byzantine = seed % nodes
+    honest = [n for n in range(nodes) if n != byzantine]
+    span_ns = rounds * 130 * MS
+    for i in itertools.count():
+        time += int((0.1 + (0.4 if i < 2 else 1.5) * draw(seed, "gap", i)) * SECOND)
+        if time > span_ns:
+            break
+        length = int((0.1 + (0.5 if i < 2 else 1.2) * draw(seed, "length", i)) * SECOND)
+        target = honest[int(draw(seed, "target", i) * len(honest))]
+        faults += _pair(seed, i, time, time + length, target, nodes)
+        time += length
+    # An amnesiac harms only where it restarts, so it gets a crash of its own.
+    role = ("equivocators", "equivocators", "amnesiacs", "liars")[int(4 * draw(seed, "role"))]
+    if role == "amnesiacs":
+        # One that lost its disk has forgotten what it signed: within f, like any other lie.
+        for at, kind in ((SECOND, "crash"), (3 * SECOND, "wipe"), (5 * SECOND, "crash")):
+            faults += [
+                Fault(at, kind, (byzantine,)),
+                Fault(at + 200 * MS, "restart", (byzantine,)),
+            ]
+    plan = Plan(
+        nodes=nodes,
+        delay_ms_max=int(5 + 75 * draw(seed, "delay")),
+        loss=0.2 * draw(seed, "loss"),
+        duplicates=0.1 * draw(seed, "duplicates"),
+        corruption=0.02 * draw(seed, "corruption"),
+        faults=tuple(sorted(faults, key=lambda f: f.at_ns)),
+        slow_execution=draw(seed, "slow") < 0.3,
+        payload_bytes=64,
+    )
+    changed: dict[str, Any] = {role: (byzantine,)}
+    return replace(plan, **changed)
+
+
+def _pair(seed: int, i: int, begin: int, end: int, target: int, nodes: int) -> list[Fault]:
+    """Return a fault and its end: the first two are a crash and a partition, in either order."""
+    dice = draw(seed, "kind", i)
+    if i < 2:
+        dice = 0.0 if (seed + i) % 2 == 0 else 0.5
+    other = int(draw(seed, "other", i) * nodes)
+    side = tuple(sorted({target, other} if draw(seed, "two", i) < 0.4 else {target}))
+    if dice < 0.30:
+        return [Fault(begin, "crash", (target,)), Fault(end, "restart", (target,))]
+    if dice < 0.42:
+        return [Fault(begin, "torn crash", (target,)), Fault(end, "restart", (target,))]
+    if dice < 0.62:
+        return [Fault(begin, "partition", side), Fault(end, "heal")]
+    if dice < 0.70:
+        return [Fault(begin, "deafen", (target,)), Fault(end, "heal")]
+    if dice < 0.78:
+        return [Fault(begin, "clog", (target,)), Fault(end, "heal")]
+    if dice < 0.90:
+        return [Fault(begin, "pause", (target,)), Fault(end, "resume", (target,))]
+    if dice < 0.97:
+        amount = int((draw(seed, "skew", i) - 0.5) * SECOND)
+        return [Fault(begin, "skew", (target,), amount), Fault(end, "skew", (target,), -amount)]
+    return [Fault(begin, "stall clock", side), Fault(end, "heal")]
+
+
+# -- plans as text
+
+
+def to_json(plan: Plan) -> str:
+    """Write down what differs from a quiet run; read it back with `from_json`."""
+    quiet = Plan()
+    plain: dict[str, Any] = {
+        f.name: getattr(plan, f.name)
+        for f in fields(plan)
+        if f.name != "faults" and getattr(plan, f.name) != getattr(quiet, f.name)
+    }
+    plain["faults"] = [asdict(fault) for fault in plan.faults]
+    return json.dumps(plain, indent=1, sort_keys=True)
+
+
+def from_json(text: str) -> Plan:
+    """Raises: ValueError, TypeError for anything that is not a plan."""
+    plain = json.loads(text)
+    plain["faults"] = tuple(
+        Fault(f["at_ns"], f["kind"], tuple(f["nodes"]), f.get("amount_ns", 0))
+        for f in plain["faults"]
+    )
+    known = {f.name for f in fields(Plan)}
+    if set(plain) - known:
+        raise ValueError(f"not parts of a plan: {sorted(set(plain) - known)}")
+    lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    return Plan(**lists)

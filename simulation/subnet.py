@@ -1,0 +1,368 @@
+"""A subnet in one process under virtual time: real consensus, simulated network, disks, crashes.
+
+Everything that happens is a function of (seed, plan). Execution is a hash chain here, and the
+registry a list of versions that every node has at once; `simulation.system` simulates the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from replica.client.local_registry import SubnetRegistry, VersionedRecords
+from replica.consensus import driver as d
+from replica.consensus.delivery import Batch
+from replica.consensus.reader import Context, SecretKeys
+from replica.protocol import cup
+from replica.protocol.artifacts import Artifact, Certification
+from replica.protocol.crypto import bls
+from replica.protocol.crypto.scheme import KeyedHash, Scheme
+from replica.protocol.ids import NodeId, SubnetId
+from simulation.adversary import Equivocator, LyingChain
+from simulation.checker import Checker, Violation
+from simulation.doubles import HashChain, Requests
+from simulation.genesis import Genesis
+from simulation.network import Network
+from simulation.plan import Fault, Plan
+from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
+
+SYNC_NS = 60 * MS
+_AT_ONCE = (d.Execute, d.DeliverCertification, d.AdoptCup)
+"""Effects after which the replica has to look again without anything having come."""
+
+
+@dataclass
+class Node:
+    """A replica's durable parts, and its driver while it is up."""
+
+    index: int
+    keys: SecretKeys
+    state: HashChain
+    package: cup.CatchUpPackage
+    driver: d.Driver | None = None
+    durable: dict[Artifact, None] = field(default_factory=dict)
+    incarnation: int = 0
+    wake_at: int = -1
+    paused: bool = False
+    torn: bool = False
+    """The next step is cut short by a crash."""
+    skew_ns: int = 0
+    stalled_at_ns: int | None = None
+
+
+class World(Scheduler):
+    def __init__(self, seed: int, plan: Plan, *, exhaustive: bool = False) -> None:
+        super().__init__(seed)
+        self.plan, self.exhaustive = plan, exhaustive
+        self.scheme: Scheme = bls.Bls() if plan.real_bls else KeyedHash()
+        self.checker = Checker(plan)
+        self.genesis = Genesis(plan)
+        self.subnet: SubnetId = self.genesis.subnet
+        self.nns: VersionedRecords = self.genesis.records
+        self.nodes = [
+            Node(i, keys, self._new_state(i), self.genesis.package)
+            for i, keys in enumerate(self.genesis.secrets)
+        ]
+        # A twin is a second process with the keys of the first.
+        for index in plan.twins:
+            twin = len(self.nodes)
+            self.nodes.append(
+                Node(twin, self.nodes[index].keys, self._new_state(twin), self.genesis.package)
+            )
+        self.network = Network(self, plan, len(self.nodes), self._arrive, self._is_late)
+        self.equivocator = Equivocator(self)
+        for node in self.nodes:
+            self.start(node)
+
+    def _new_state(self, index: int) -> HashChain:
+        if index in self.plan.liars:
+            return LyingChain(self.seed, index)
+        return HashChain()
+
+    def is_honest(self, node: Node) -> bool:
+        """Whether the checkers hold this instance to the protocol."""
+        return node.index < self.plan.nodes and node.index not in self.plan.faulty
+
+    @property
+    def honest(self) -> list[Node]:
+        return [n for n in self.nodes if self.is_honest(n)]
+
+    # -- faults
+
+    def schedule_faults(self) -> None:
+        for fault in self.plan.faults:
+            self.at(GENESIS_NS + fault.at_ns, self._inject, fault)
+
+    def _inject(self, fault: Fault) -> None:
+        self.note(f"fault {fault.kind} {fault.nodes}")
+        self.counts[fault.kind] += 1
+        nodes = [self.nodes[i] for i in fault.nodes]
+        network = self.network
+        match fault.kind:
+            case "crash":
+                for node in nodes:
+                    self.stop(node)
+            case "torn crash":
+                for node in nodes:
+                    node.torn = True
+            case "wipe":
+                for node in nodes:
+                    self.stop(node)
+                    node.durable, node.state = {}, self._new_state(node.index)
+                    node.package = self.genesis.package
+            case "restart":
+                for node in nodes:
+                    if node.driver is None:
+                        self.start(node)
+            case "pause" | "resume":
+                for node in nodes:
+                    node.paused = fault.kind == "pause"
+                    self.wake(node, self.now)
+            case "partition":
+                network.cut = frozenset(fault.nodes)
+            case "deafen":
+                network.deaf = frozenset(fault.nodes)
+            case "clog":
+                network.clogged = frozenset(fault.nodes)
+            case "heal":
+                self.heal()
+            case "skew":
+                for node in nodes:
+                    node.skew_ns += fault.amount_ns
+            case "stall clock":
+                for node in nodes:
+                    node.stalled_at_ns = self.now
+            case other:
+                raise ValueError(f"no such fault: {other}")
+
+    def heal(self) -> None:
+        for node in self.nodes:
+            node.stalled_at_ns = None
+        self.network.heal()
+
+    def revive(self) -> None:
+        """End the safety phase: heal all links, start all nodes, set all clocks right."""
+        for node in self.nodes:
+            node.paused = node.torn = False
+            node.skew_ns = 0
+            if node.driver is None:
+                self.start(node)
+            else:
+                self.wake(node, self.now)
+        self.heal()
+
+    def stop(self, node: Node) -> None:
+        node.driver = None
+        node.incarnation += 1
+        node.torn = node.paused = False
+
+    # -- nodes
+
+    def start(self, node: Node) -> None:
+        node.incarnation += 1
+        self.open_state(node)
+        node.driver = d.Driver(
+            self.context(node), node.package, self.now, exhaustive=self.exhaustive
+        )
+        node.driver.restore(list(node.durable), self.now)
+        node.wake_at = -1
+        self.network.reconnected(node.index)
+        self._offer_each_other(node)
+        self.wake(node, self.now)
+
+    def open_state(self, node: Node) -> None:
+        node.state.restart()
+
+    def registry_of(self, node: Node) -> VersionedRecords:
+        return self.nns
+
+    def context(self, node: Node, state: HashChain | None = None) -> Context:
+        return Context(
+            subnet=self.subnet,
+            replica_version="v1",
+            keys=node.keys,
+            scheme=self.scheme,
+            registry=SubnetRegistry(self.registry_of(node), self.subnet, 0),
+            state=node.state if state is None else state,
+            payloads=Requests(self.plan.payload_bytes),
+            may_sign=lambda epoch: self.may_sign(node, epoch),
+        )
+
+    def may_sign(self, node: Node, epoch: int) -> bool:
+        return True
+
+    def _offer_each_other(self, node: Node) -> None:
+        """A node that (re)connects is offered all that its peers hold, and they all it holds."""
+        assert node.driver is not None
+        for peer in self.nodes:
+            if peer is not node and peer.driver is not None:
+                self._offer(peer, node)
+        for artifact in node.driver.offered():
+            self.network.broadcast(node.index, artifact)
+
+    def _offer(self, source: Node, target: Node) -> None:
+        assert source.driver is not None
+        for artifact in source.driver.offered():
+            self.network.send(source.index, target.index, artifact)
+
+    def wall_of(self, node: Node) -> int:
+        """Return what the node's clock shows."""
+        return (self.now if node.stalled_at_ns is None else node.stalled_at_ns) + node.skew_ns
+
+    def wake(self, node: Node, time: int) -> None:
+        if self.now <= node.wake_at <= time:
+            return
+        node.wake_at = time
+        self.at(time, self._step, node, node.incarnation)
+
+    def _step(self, node: Node, incarnation: int) -> None:
+        if node.incarnation != incarnation or node.driver is None or node.paused:
+            return
+        if node.wake_at <= self.now:
+            node.wake_at = -1
+        for _ in range(1000):
+            effects = node.driver.step(self.now, self.wall_of(node))
+            if node.torn and effects:
+                self._tear(node, effects)
+                return
+            for effect in effects:
+                self._carry_out(node, effect)
+                if node.driver is None:
+                    return
+            if not any(isinstance(e, _AT_ONCE) for e in effects):
+                break
+        if self.is_honest(node):
+            self.checker.look(node)
+        self.wake(node, node.driver.wake_ns(self.now))
+
+    def _tear(self, node: Node, effects: list[d.Effect]) -> None:
+        """Crash at one of the step's effects; of what it was writing, a part is on the disk."""
+        count = int(draw(self.seed, "tear", node.index, self.now) * len(effects))
+        for effect in effects[:count]:
+            self._carry_out(node, effect)
+            if node.driver is None:
+                return
+        cut = effects[count]
+        if isinstance(cut, d.Persist):
+            self.counts["torn writes"] += 1
+            written = int(draw(self.seed, "written", node.index, self.now) * len(cut.artifacts))
+            self._carry_out(node, d.Persist(cut.artifacts[:written]))
+        self.stop(node)
+
+    def _carry_out(self, node: Node, effect: d.Effect) -> None:
+        assert node.driver is not None
+        match effect:
+            case d.Persist(kept):
+                for artifact in kept:
+                    node.durable[artifact] = None
+            case d.Send(artifact):
+                assert artifact in node.durable, "sent before it was durable"
+                if self.is_honest(node):
+                    self.checker.signed(node, artifact)
+                self.send(node, artifact)
+            case d.Execute(batch):
+                if self.plan.slow_execution:
+                    delay = int(30 * MS * draw(self.seed, "execute", node.index, batch.height))
+                    self.at(self.now + delay, self._execute, node, node.incarnation, batch)
+                else:
+                    self._execute(node, node.incarnation, batch)
+            case d.DeliverCertification(certification):
+                self.certified(node, certification)
+            case d.AdoptCup(package):
+                self.adopt(node, package)
+            case d.FetchState():
+                self.counts["state syncs"] += 1
+                self.at(self.now + SYNC_NS, self._fetched, node, node.incarnation, effect)
+            case d.Refresh():
+                self.network.forget(node.index)
+                for peer in self.nodes:
+                    if peer is not node and peer.driver is not None:
+                        self._offer(peer, node)
+            case d.Diverged(height):
+                self.diverged(node, height)
+            case d.Misbehaved():
+                self.counts["invalid artifacts"] += 1
+
+    def send(self, node: Node, artifact: Artifact) -> None:
+        if node.index in self.plan.equivocators:
+            self.equivocator.send(node, artifact)
+        else:
+            self.network.broadcast(node.index, artifact)
+
+    def certified(self, node: Node, certification: Certification) -> None:
+        if self.is_honest(node):
+            self.checker.certified(node, certification)
+        node.state.certified_height = certification.height
+
+    def adopt(self, node: Node, package: cup.CatchUpPackage) -> None:
+        if self.is_honest(node):
+            self.checker.adopted(node, package)
+        node.package = package
+        floor = package.height - max(50, self.plan.interval + 1)
+        node.durable = {a: None for a in node.durable if a.height >= floor}
+        node.state.forget_below(floor)
+
+    def diverged(self, node: Node, height: int) -> None:
+        if self.is_honest(node):
+            raise Violation(f"node {node.index} diverged at {height}")
+        self.counts["liars set aside"] += 1
+        self.stop(node)
+        self.at(self.now + 300 * MS, self._restart, node)
+
+    def _restart(self, node: Node) -> None:
+        if node.driver is None:
+            self.start(node)
+
+    def _execute(self, node: Node, incarnation: int, batch: Batch) -> None:
+        if node.incarnation != incarnation or node.driver is None:
+            return
+        if batch.height != node.state.latest_height + 1:
+            return  # a state was synced meanwhile
+        node.state.execute(batch)
+        if self.is_honest(node):
+            self.checker.executed(node, batch.height)
+        node.driver.executed(batch.height)
+        self.wake(node, self.now)
+
+    def _fetched(self, node: Node, incarnation: int, wanted: d.FetchState) -> None:
+        """State sync's double: succeeds when a reachable peer holds a checkpoint of this root."""
+        if node.incarnation != incarnation or node.driver is None:
+            return
+        for peer in self.nodes:
+            if peer is node or peer.driver is None:
+                continue
+            if not self.network.reachable(peer.index, node.index):
+                continue
+            if peer.state.checkpoint_root_at(wanted.height) == wanted.root:
+                node.state.load(wanted.height, peer.state.checkpoints[wanted.height])
+                break
+        node.driver.synced()
+        self.wake(node, self.now)
+
+    def _is_late(self, target: int, kind: type, height: int) -> bool:
+        driver = self.nodes[target].driver
+        return driver is None or driver.is_late(kind, height)
+
+    def _arrive(self, source: int, target: int, artifact: Artifact) -> None:
+        node = self.nodes[target]
+        if node.driver is None:
+            return
+        sender: NodeId = self.nodes[source].keys.node
+        if node.driver.receive(artifact, sender, self.now):
+            self.wake(node, self.now + self.plan.step_us * 1000)
+
+    # -- summary
+
+    def finalized_height(self) -> int:
+        return min(n.driver.chain.finalized_height if n.driver else 0 for n in self.honest)
+
+    def cup_height(self) -> int:
+        return min(n.package.height for n in self.honest)
+
+    def digest(self) -> str:
+        """Return a hash of all that was decided: the trace that determinism is judged by."""
+        for height, hash_ in sorted(self.checker.finalized.items()):
+            self.note(f"finalized {height} {hash_.hex()}")
+        for height, root in sorted(self.checker.roots.items()):
+            self.note(f"root {height} {root.hex()}")
+        self.note(f"events {self.events} {sorted(self.counts.items())}")
+        return self.trace()
