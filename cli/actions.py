@@ -48,6 +48,24 @@ def halt(folder: Path, subnet: str, identity: str, neuron: int | None) -> None:
     told(made, agent)
 
 
+def change_members(
+    folder: Path, subnet: str, add: list[str], remove: list[str], identity: str, neuron: int | None
+) -> None:
+    swarm = context.swarm(folder)
+    entry = swarm.subnet(subnet)
+    coming, going = [swarm.node(n) for n in add], [swarm.node(n) for n in remove]
+    agent, number = proposer(folder, identity, neuron)
+    payload = {
+        "subnet_id": entry.id,
+        "node_ids_add": [n.id for n in coming],
+        "node_ids_remove": [n.id for n in going],
+    }
+    names = [f"add {n.name}" for n in coming] + [f"remove {n.name}" for n in going]
+    title = f"Subnet {entry.name}: {', '.join(names)}"[:256]
+    text = "The subnet's keys are reshared to its new members; its public key stays."
+    told(nns.propose(agent, number, title, text, nns.CHANGE_MEMBERSHIP, payload), agent)
+
+
 def submit_motion(folder: Path, title: str, motion: str, identity: str, neuron: int | None) -> None:
     agent, number = proposer(folder, identity, neuron)
     told(nns.propose_motion(agent, number, title, motion), agent)

@@ -8,6 +8,7 @@ from cli.lab.layout import SubnetEntry, Swarm
 from replica.client import certified_registry
 from replica.client.agent import Agent
 from replica.client.local_registry import VersionedRecords
+from replica.protocol.ids import Principal, SubnetId
 
 
 def swarm(folder: Path) -> Swarm:
@@ -29,15 +30,19 @@ def status_rows(found: Swarm, subnet: SubnetEntry | None = None) -> list[dict[st
     from cli.recovery import detect
 
     probe = Agent([], found.root_key, timeout_s=2.0)
+    names = {str(s.id): s.name for s in found.subnets}
     rows = []
-    for entry in [subnet] if subnet is not None else found.subnets:
+    entries = [subnet] if subnet is not None else list(found.subnets)
+    if subnet is None and found.spares:
+        entries.append(SubnetEntry("spare", SubnetId(Principal(b"")), found.spares))
+    for entry in entries:
         for report in detect.look(entry, probe):
             status = report.status or {}
             rows.append(
                 {
                     "name": report.node.name,
                     "id": str(report.node.id),
-                    "subnet": entry.name,
+                    "subnet": names.get(str(status.get("subnet_id")), entry.name),
                     "status": status.get("status", "unreachable"),
                     "finalized": status.get("finalized_height"),
                     "certified": status.get("certified_height"),

@@ -44,12 +44,15 @@ def swarm_up(
     folder: Folder = HERE,
     nns_nodes: Annotated[int, typer.Option(help="Nodes of the NNS subnet.", min=1)] = 1,
     app_nodes: Annotated[int, typer.Option(help="Nodes of the application subnet.", min=1)] = 4,
+    spare_nodes: Annotated[
+        int, typer.Option(help="Registered nodes that are in no subnet.", min=0)
+    ] = 0,
 ) -> None:
     """Start a local swarm and return when it is healthy."""
     with errors():
         from cli.lab import commands
 
-        commands.swarm_up(folder, nns_nodes, app_nodes, progress("swarm"))
+        commands.swarm_up(folder, nns_nodes, app_nodes, spare_nodes, progress("swarm"))
 
 
 @swarm_app.command("status")
@@ -174,6 +177,22 @@ def subnet_halt(
         from cli import actions
 
         actions.halt(folder, subnet, identity, neuron)
+
+
+@subnet_app.command("change-members")
+def subnet_change_members(
+    subnet: str,
+    add: Annotated[list[str] | None, typer.Option(help="A registered node in no subnet.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="A member.")] = None,
+    folder: Folder = HERE,
+    identity: Identity = "default",
+    neuron: Neuron = None,
+) -> None:
+    """Propose to add nodes to a subnet and remove others (ChangeSubnetMembership)."""
+    with errors():
+        from cli import actions
+
+        actions.change_members(folder, subnet, add or [], remove or [], identity, neuron)
 
 
 @node_app.command("list")

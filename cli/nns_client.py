@@ -23,11 +23,13 @@ from replica.protocol.ids import (
 YES, NO = 1, 2
 STATUS_NAMES = {1: "open", 2: "rejected", 3: "adopted", 4: "executed", 5: "failed"}
 RECOVER_SUBNET, UPDATE_SUBNET, SET_OPERATIONAL_LEVEL = 6, 7, 55
+CHANGE_MEMBERSHIP = 31
 DEPLOY_RELEASE, REVISE_RELEASES, HARD_RESET_ROOT = 11, 38, 42
 FUNCTION_NAMES = {
     6: "RecoverSubnet",
     7: "UpdateConfigOfSubnet",
     11: "DeployGuestosToAllSubnetNodes",
+    31: "ChangeSubnetMembership",
     38: "ReviseElectedGuestosVersions",
     42: "HardResetNnsRootToVersion",
     55: "SetSubnetOperationalLevel",
@@ -36,6 +38,7 @@ METHODS = {
     RECOVER_SUBNET: "recover_subnet",
     UPDATE_SUBNET: "update_subnet",
     DEPLOY_RELEASE: "deploy_guestos_to_all_subnet_nodes",
+    CHANGE_MEMBERSHIP: "change_subnet_membership",
     REVISE_RELEASES: "revise_elected_guestos_versions",
     HARD_RESET_ROOT: "hard_reset_root_to_version",
     SET_OPERATIONAL_LEVEL: "set_subnet_operational_level",

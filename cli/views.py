@@ -90,7 +90,7 @@ def diagnosis(folder: Path, text: str) -> dict[str, Any]:
             text = f"certified height moves: {first}, {height}"
             return {"state": detect.RUNNING, "certified_height": height, "what": text}
         time.sleep(0.2)
-    judged = detect.diagnose(entry, detect.look(entry, probe), records)
+    judged = detect.diagnose(entry, detect.look(entry, probe), records, probe)
     return {
         "state": judged.cause,
         "certified_height": judged.certified_height,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -17,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from replica.client import local_registry as keys
 from replica.protocol import cup
-from replica.protocol.crypto import bls
+from replica.protocol.crypto import bls, dkg
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.crypto.scheme import Dealing, deal_bls, threshold_high, threshold_low
 from replica.protocol.ids import (
@@ -60,6 +61,7 @@ class NodeSecrets:
     node: NodeId
     signing_seed: bytes
     committee: bytes
+    dealing: bytes
     tls_key_pem: str
     tls_certificate_pem: str
     tls_certificate_der: bytes
@@ -73,6 +75,7 @@ class NodeSecrets:
         return {
             "signing": self.signing_seed.hex(),
             "committee": self.committee.hex(),
+            "dealing": self.dealing.hex(),
             "shares": {k.hex(): v.hex() for k, v in self.shares.items()},
             "tls_key": self.tls_key_pem,
             "tls_certificate": self.tls_certificate_pem,
@@ -90,7 +93,13 @@ class Subnet:
 @dataclass
 class Genesis:
     subnets: list[Subnet]
+    spares: list[NodeSecrets]
+    """Registered nodes that are in no subnet."""
     mutations: list[Mutation]
+
+    @property
+    def nodes(self) -> list[NodeSecrets]:
+        return [n for s in self.subnets for n in s.nodes] + self.spares
 
     @property
     def nns(self) -> Subnet:
@@ -115,24 +124,20 @@ def make(
     initializer: Principal,
     ports: list[int],
     time_ns: int,
+    spare_nodes: int = 0,
 ) -> Genesis:
     """Deal all keys and write the first registry version.
 
     `release`: version id all subnets start with. `initializer`: who may create the first canisters.
-    `ports`: three for each node, in the order of the plans. `time_ns`: time of the genesis blocks.
+    `ports`: three for each node, in the order of the plans, then of the spare nodes. `time_ns`:
+    time of the genesis blocks.
     """
     remaining = iter(ports)
-    subnets = []
-    for plan in plans:
-        nodes = [_make_node(f"{plan.name}-{i}") for i in range(plan.nodes)]
-        for node in nodes:
-            node.http_port, node.p2p_port, node.orchestrator_port = (
-                next(remaining),
-                next(remaining),
-                next(remaining),
-            )
-        subnets.append((plan, nodes))
+    subnets = [(plan, _make_nodes(plan.name, plan.nodes, remaining)) for plan in plans]
+    spares = _make_nodes("spare", spare_nodes, remaining)
     mutations: list[Mutation] = []
+    for node in spares:
+        _add_node(node, mutations)
     made = [_make_subnet(p, n, i, release, time_ns, mutations) for i, (p, n) in enumerate(subnets)]
     _add(mutations, keys.SUBNET_LIST, pb.SubnetListRecord(subnets=[bytes(s.id) for s in made]))
     nns = next(s for s in made if s.plan.is_nns)
@@ -144,11 +149,19 @@ def make(
     _add(mutations, keys.replica_version(release), record)
     blessed = pb.BlessedReplicaVersions(blessed_version_ids=[release])
     _add(mutations, "blessed_replica_versions", blessed)
-    return Genesis(made, mutations)
+    return Genesis(made, spares, mutations)
 
 
 def _add(mutations: list[Mutation], key: str, message: object) -> None:
     mutations.append(Mutation(key, serialize(message)))  # type: ignore[arg-type]
+
+
+def _make_nodes(name: str, count: int, ports: Iterator[int]) -> list[NodeSecrets]:
+    nodes = [_make_node(f"{name}-{i}") for i in range(count)]
+    for node in nodes:
+        node.http_port, node.p2p_port = next(ports), next(ports)
+        node.orchestrator_port = next(ports)
+    return nodes
 
 
 def _make_node(name: str) -> NodeSecrets:
@@ -173,6 +186,7 @@ def _make_node(name: str) -> NodeSecrets:
         node=NodeId(key.principal),
         signing_seed=seed,
         committee=_scalar(),
+        dealing=_scalar(),
         tls_key_pem=tls_key.private_bytes(
             encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode(),
@@ -192,7 +206,7 @@ def _deal(nodes: list[NodeSecrets], threshold: int) -> Dealing:
     for node in nodes:
         index = dealing.transcript.index_of(node.node)
         assert index is not None
-        node.shares[dealing.transcript.public_key] = dealing.shares[index]
+        node.shares[dealing.transcript.share_keys[index]] = dealing.shares[index]
     return dealing
 
 
@@ -225,8 +239,8 @@ def _make_subnet(
     _add(mutations, keys.subnet_record(subnet), record)
     contents = pb.CatchUpPackageContents(height=0, time=time_ns, genesis=pb.GenesisArgs(height=0))
     for dealing, tag, field_name in (
-        (low, cup.LOW, "initial_ni_dkg_transcript_low_threshold"),
-        (high, cup.HIGH, "initial_ni_dkg_transcript_high_threshold"),
+        (low, dkg.LOW, "initial_ni_dkg_transcript_low_threshold"),
+        (high, dkg.HIGH, "initial_ni_dkg_transcript_high_threshold"),
     ):
         transcript = cup.transcript_to_record(
             dealing.transcript, subnet, Height(0), tag, GENESIS_VERSION
@@ -257,6 +271,8 @@ def _add_node(node: NodeSecrets, mutations: list[Mutation]) -> None:
     proof = bls.VERIFIER.prove_possession(node.committee)
     committee = pb.PublicKey(algorithm=1, key_value=committee_public, proof_data=proof)
     _add(mutations, keys.node_key(node.node, keys.COMMITTEE_SIGNING), committee)
+    dealing = pb.PublicKey(algorithm=1, key_value=dkg.public_key(node.dealing))
+    _add(mutations, keys.node_key(node.node, keys.DKG_DEALING), dealing)
     certificate = pb.X509PublicKeyCert(certificate_der=node.tls_certificate_der)
     _add(mutations, keys.tls_certificate(node.node), certificate)
 

@@ -69,10 +69,20 @@ class Orchestrator:
         self.last_report = ""
 
     def subnet(self) -> SubnetId | None:
+        """Return the subnet this node works for.
+
+        That is the one the registry assigns it to, or the one that it has left but that still
+        counts on it: until keys are shared among others, it goes on.
+        """
         try:
-            return self.records.subnet_of(self.settings.node)
+            assigned = self.records.subnet_of(self.settings.node)
         except NotFound:
             return None
+        if assigned is not None:
+            return assigned
+        local = self.cups.local()
+        needed = local is not None and self.settings.node in local.holders
+        return local.subnet if needed and local is not None else None
 
     def check(self) -> None:
         """One turn of the loop."""
@@ -107,6 +117,8 @@ class Orchestrator:
         subnet = self.subnet()
         running = self.process.is_running()
         local = self.cups.local()
+        if local is not None and subnet is not None and local.subnet != subnet:
+            local = None  # of a subnet that this node left
         registry_cup = self.cups.registry(subnet) if subnet is not None else None
         peer_cup = None
         if subnet is not None and (local is None or self.checks % PEER_CUP_EVERY == 0):
@@ -148,6 +160,10 @@ class Orchestrator:
         if isinstance(action, StoreCup):
             package = action.package
             log(f"stores CUP {package.height} ({'signed' if package.is_signed else 'registry'})")
+            former = self.cups.local()
+            if former is not None and former.subnet != package.subnet:
+                self._act(StopReplica("the node moves to another subnet"))
+                self.settings.clear_state()
             self.cups.store(package)
         elif isinstance(action, StopReplica):
             log(f"stops the replica: {action.reason}")

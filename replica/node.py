@@ -32,6 +32,7 @@ from replica.p2p.transport import Handlers, Peer, Transport
 from replica.protocol import artifacts, canonical, cup, envelope
 from replica.protocol.artifacts import Artifact, Certification, Finalization
 from replica.protocol.crypto import bls
+from replica.protocol.crypto.dkg import BlsDkg
 from replica.protocol.crypto.keys import ED25519_DER_PREFIX
 from replica.protocol.errors import ReprisError, Unavailable
 from replica.protocol.ids import (
@@ -120,7 +121,9 @@ class RegistrySurroundings:
 
 def secret_keys(settings: NodeSettings) -> SecretKeys:
     secrets = settings.secrets()
-    return SecretKeys(settings.node, secrets.signing, secrets.committee, secrets.shares)
+    return SecretKeys(
+        settings.node, secrets.signing, secrets.committee, secrets.shares, secrets.dealing
+    )
 
 
 def pool_journal_path(settings: NodeSettings, epoch: int, version: str) -> Path:
@@ -179,6 +182,7 @@ class Replica:
             replica_version=self.version,
             keys=secret_keys(self.settings),
             scheme=bls.VERIFIER,
+            dkg=BlsDkg(),
             registry=self.registry,
             state=self.state,
             payloads=self.ingress,
@@ -217,9 +221,12 @@ class Replica:
             log(f"FAULT: will compute another state at height {plain['diverge_at_height']}")
 
     def peers(self) -> list[Peer]:
-        view = self.registry.subnet(self.registry.latest_version)
+        """Return the members by the newest registry, and who still has a part in this interval."""
+        members = set(self.registry.subnet(self.registry.latest_version).members)
         out = []
-        for node in view.members:
+        for node in sorted(members | self.package.holders):
+            if self.records.get(keys.node_record(node)) is None:
+                continue
             record = parse(pb.NodeRecord, self.records.need(keys.node_record(node)))
             certificate = parse(pb.X509PublicKeyCert, self.records.need(keys.tls_certificate(node)))
             out.append(Peer(node, record.p2p.ip_addr, record.p2p.port, certificate.certificate_der))
@@ -279,6 +286,7 @@ class Replica:
             self._promise = self.settings.promised_epoch()
             if self.records.refresh():
                 self.registry.arrived(self.monotonic())
+                self.transport.update(self.peers())
                 self._wake.set()
             self._load_fault()
             await asyncio.sleep(REGISTRY_POLL_S)
@@ -341,6 +349,7 @@ class Replica:
         if stored.height < package.height:  # the orchestrator may hold a recovery CUP already
             write_durably(self.settings.cup_path, package.encode())
         self.package = package
+        self.transport.update(self.peers())
         keep = [artifacts.encode(a) for a in self.driver.pool.validated]
         keep += [artifacts.encode(a) for a in self.driver.certifications.validated]
         self.journal.rewrite(keep)

@@ -24,6 +24,7 @@ from replica.node import RegistrySurroundings, pool_journal_path, secret_keys
 from replica.protocol import artifacts, cup, nns_recovery
 from replica.protocol.artifacts import Certification
 from replica.protocol.crypto import bls
+from replica.protocol.crypto.dkg import BlsDkg
 from replica.protocol.errors import NotVerified, Unavailable
 from replica.protocol.ids import Epoch, RegistryVersion
 from replica.runtime import settings as node_settings
@@ -117,6 +118,7 @@ def _driver(
         replica_version=version,
         keys=secret_keys(settings),
         scheme=bls.VERIFIER,
+        dkg=BlsDkg(),
         registry=SubnetRegistry(records, package.subnet, 0),
         state=state,
         payloads=IngressPool(lambda _: False),

@@ -7,13 +7,16 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from replica.consensus.delivery import Batch
+from replica.consensus.dkg import config_of
 from replica.protocol import artifacts
 from replica.protocol.artifacts import (
     Artifact,
     BlockProposal,
+    DkgDealing,
     FinalizationShare,
     NotarizationShare,
 )
+from replica.protocol.crypto import dkg
 from replica.protocol.ids import TimeNs
 from simulation.doubles import HashChain
 from simulation.scheduler import draw
@@ -33,6 +36,35 @@ class LyingChain(HashChain):
         if draw(self.seed, "lie", self.index, batch.height) < 0.03:
             return sha256(b"a lie" + state).digest()
         return state
+
+
+class BadDealer:
+    """Seals wrong shares for some receivers, or deals nothing."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def send(self, node: Node, artifact: DkgDealing) -> None:
+        key = (self.world.seed, "dealing", artifact.height, artifact.tag)
+        if artifact.dealer != node.keys.node:
+            self.world.network.broadcast(node.index, artifact)
+        elif draw(*key) < 0.6:
+            self.world.counts["bad dealings"] += 1
+            self.world.network.broadcast(node.index, self._spoil(node, artifact))
+        else:
+            self.world.counts["dealings withheld"] += 1
+
+    def _spoil(self, node: Node, artifact: DkgDealing) -> DkgDealing:
+        driver = node.driver
+        assert driver is not None
+        sealed = list(artifact.dealing.sealed)
+        victim = int(draw(self.world.seed, "victim", artifact.height) * len(sealed))
+        sealed[victim] = bytes([sealed[victim][0] ^ 1]) + sealed[victim][1:]
+        dealing = replace(artifact.dealing, sealed=tuple(sealed))
+        reader = driver.reader(self.world.now)
+        config = config_of(reader, driver.chain.summary_at(artifact.height), artifact.tag)
+        signature = node.keys.signing.sign(dkg.message(config, dealing))
+        return replace(artifact, dealing=dealing, signature=signature)
 
 
 class Equivocator:

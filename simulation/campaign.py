@@ -41,6 +41,11 @@ RARE = (
     "state syncs",
     "invalid artifacts",
     "liars set aside",
+    "members",
+    "keys reshared",
+    "complaints",
+    "dealings withheld",
+    "nodes that left",
 )
 """What a campaign of a hundred seeds or more must have met."""
 
@@ -90,6 +95,7 @@ def run_plan(
             world.finalized_height() >= rounds
             and world.cup_height() >= goal
             and all(n.driver is not None for n in world.honest)
+            and has_keys(world)
         )
 
     world.run(done, rounds * 130 * MS)
@@ -99,6 +105,19 @@ def run_plan(
             f"stuck at height {world.finalized_height()} and CUP {world.cup_height()} (L1, L3)"
         )
     return world
+
+
+def has_keys(world: World) -> bool:
+    """L5: the members hold the keys, and the newest key generation came to something."""
+    newest = max((n.package for n in world.honest), key=lambda p: p.height)
+    if newest.height == 0:
+        return True
+    summary = newest.summary
+    return (
+        summary.high.committee == world.members()
+        and summary.next_low is not None
+        and summary.next_high is not None
+    )
 
 
 def run_seed(seed: int) -> World:

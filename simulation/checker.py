@@ -88,7 +88,7 @@ class Checker:
         entry = node.driver.chain.finalized_block(height)
         assert entry is not None
         block = entry.block
-        if block.rank > faults_max(self.plan.nodes):
+        if block.rank > faults_max(self.plan.nodes + self.plan.spares):
             raise Violation(f"a block of rank {block.rank} was finalized at height {height}")
         parent = node.driver.chain.blocks.get(block.parent)
         if parent is not None and parent.block.context.time_ns >= block.context.time_ns:

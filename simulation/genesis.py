@@ -8,7 +8,7 @@ from replica.client import local_registry as keys
 from replica.client.local_registry import VersionedRecords
 from replica.consensus.reader import SecretKeys
 from replica.protocol import cup
-from replica.protocol.crypto import bls
+from replica.protocol.crypto import bls, dkg
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.crypto.scheme import (
     Dealing,
@@ -37,30 +37,39 @@ class Genesis:
 
     def __init__(self, plan: Plan) -> None:
         self.subnet = SUBNET
-        signing = [Ed25519Key(sha256(f"node {i}".encode()).digest()) for i in range(plan.nodes)]
-        ids = [NodeId(k.principal) for k in signing]
+        count = plan.nodes + plan.spares
+        signing = [Ed25519Key(sha256(f"node {i}".encode()).digest()) for i in range(count)]
+        everyone = [NodeId(k.principal) for k in signing]
+        ids = everyone[: plan.nodes]
+        self.members = tuple(sorted(ids))
         self.low = _deal(plan, ids, threshold_low(plan.nodes), "low")
         self.high = _deal(plan, ids, threshold_high(plan.nodes), "high")
         self.secrets: list[SecretKeys] = []
-        public: dict[NodeId, tuple[bytes, bytes]] = {}
-        for i, node in enumerate(ids):
+        public: dict[NodeId, tuple[bytes, bytes, bytes]] = {}
+        for i, node in enumerate(everyone):
             secret = scalar(f"committee {i}").to_bytes(32, "big")
             key = bls.public_key(scalar(f"committee {i}")) if plan.real_bls else secret
-            public[node] = (signing[i].public_key, key)
-            shares = {
-                deal.transcript.public_key: deal.shares[deal.transcript.committee.index(node)]
-                for deal in (self.low, self.high)
-            }
-            self.secrets.append(SecretKeys(node, signing[i], secret, shares))
+            dealing = scalar(f"dealing {i}").to_bytes(32, "big")
+            sealing = dkg.public_key(dealing) if plan.real_bls else dealing
+            public[node] = (signing[i].public_key, key, sealing)
+            shares = {}
+            for deal in (self.low, self.high):
+                index = deal.transcript.index_of(node)
+                if index is None:
+                    continue
+                shares[deal.transcript.share_keys[index]] = deal.shares[index]
+            self.secrets.append(SecretKeys(node, signing[i], secret, shares, dealing))
         self.records = VersionedRecords()
         publish(self.records, self._mutations(plan, public))
         package = self.records.registry_cup(SUBNET)
         assert package is not None
         self.package = package
 
-    def _mutations(self, plan: Plan, public: dict[NodeId, tuple[bytes, bytes]]) -> list[Mutation]:
+    def _mutations(
+        self, plan: Plan, public: dict[NodeId, tuple[bytes, bytes, bytes]]
+    ) -> list[Mutation]:
         record = pb.SubnetRecord(
-            membership=[bytes(n) for n in sorted(public)],
+            membership=[bytes(n) for n in self.members],
             unit_delay_millis=UNIT_DELAY_MS,
             initial_notary_delay_millis=NOTARY_DELAY_MS,
             replica_version_id="v1",
@@ -72,8 +81,8 @@ class Genesis:
         )
         contents = pb.CatchUpPackageContents(time=GENESIS_NS, genesis=pb.GenesisArgs())
         for name, dealing, tag in (
-            ("initial_ni_dkg_transcript_low_threshold", self.low, cup.LOW),
-            ("initial_ni_dkg_transcript_high_threshold", self.high, cup.HIGH),
+            ("initial_ni_dkg_transcript_low_threshold", self.low, dkg.LOW),
+            ("initial_ni_dkg_transcript_high_threshold", self.high, dkg.HIGH),
         ):
             made = cup.transcript_to_record(
                 dealing.transcript, SUBNET, Height(0), tag, RegistryVersion(1)
@@ -85,8 +94,9 @@ class Genesis:
             Mutation(keys.cup_contents(SUBNET), serialize(contents)),
             Mutation(keys.threshold_key(SUBNET), serialize(high_key)),
         ]
-        for node, pair in sorted(public.items()):
-            for purpose, value in zip((keys.NODE_SIGNING, keys.COMMITTEE_SIGNING), pair):
+        purposes = (keys.NODE_SIGNING, keys.COMMITTEE_SIGNING, keys.DKG_DEALING)
+        for node, values in sorted(public.items()):
+            for purpose, value in zip(purposes, values):
                 key = pb.PublicKey(key_value=value)
                 mutations.append(Mutation(keys.node_key(node, purpose), serialize(key)))
         return mutations

@@ -22,6 +22,7 @@ KINDS = (
     "heal",
     "skew",
     "stall clock",
+    "members",
 )
 
 
@@ -32,10 +33,13 @@ class Fault:
     at_ns: int
     """After genesis."""
     kind: str
-    """crash: the process stops between two effects; torn crash: within the next step, also in the
-    middle of writing; restart; wipe: the disk is lost too; pause, resume: the process stands still;
-    partition: these nodes against the rest; deafen: they hear nobody but are heard; clog: what they
-    send waits for `heal`, then all at once; skew: their clocks jump; stall clock: they stand."""
+    """One of:
+    crash: the process stops between two steps; torn crash: within the next one, also in the middle
+    of writing; restart; wipe: it stops and its disk is lost; pause, resume: it stands still.
+    partition: these nodes against the rest; deafen: they hear nobody but are heard; clog: what
+    they send is held up; heal: all of it ends, and what was held up arrives.
+    skew: their clocks are set; stall clock: their clocks stand until `heal`.
+    members: the registry names these as the subnet's members from now on."""
     nodes: tuple[int, ...] = ()
     amount_ns: int = 0
     """skew: by how much."""
@@ -44,6 +48,8 @@ class Fault:
 @dataclass(frozen=True)
 class Plan:
     nodes: int = 4
+    spares: int = 0
+    """Registered nodes, numbered after the members, that are in no subnet at first."""
     interval: int = 15
     """Length of an interval, less one: CUPs are this + 1 heights apart."""
     delay_ms_min: int = 1
@@ -63,13 +69,17 @@ class Plan:
     """Nodes whose disk forgets what they signed at each restart: faulty ones."""
     liars: tuple[int, ...] = ()
     """Nodes that sign another state than they should."""
+    bad_dealers: tuple[int, ...] = ()
+    """Nodes that deal wrong shares to some, or nothing at all."""
     real_bls: bool = False
     slow_execution: bool = False
 
     @property
     def faulty(self) -> frozenset[int]:
         """Byzantine nodes; what they sign is no business of the checkers."""
-        return frozenset(self.equivocators + self.twins + self.amnesiacs + self.liars)
+        return frozenset(
+            self.equivocators + self.twins + self.amnesiacs + self.liars + self.bad_dealers
+        )
 
 
 def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:
@@ -88,7 +98,8 @@ def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:
         faults += _pair(seed, i, time, time + length, target, nodes)
         time += length
     # An amnesiac harms only where it restarts, so it gets a crash of its own.
-    role = ("equivocators", "equivocators", "amnesiacs", "liars")[int(4 * draw(seed, "role"))]
+    roles = ("equivocators", "equivocators", "amnesiacs", "liars", "bad_dealers", "twins")
+    role = roles[int(len(roles) * draw(seed, "role"))]
     if role == "amnesiacs":
         # One that lost its disk has forgotten what it signed: within f, like any other lie.
         for at, kind in ((SECOND, "crash"), (3 * SECOND, "wipe"), (5 * SECOND, "crash")):
@@ -96,8 +107,13 @@ def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:
                 Fault(at, kind, (byzantine,)),
                 Fault(at + 200 * MS, "restart", (byzantine,)),
             ]
+    spares = 0
+    if draw(seed, "membership") < 0.35:
+        spares = 1
+        faults += _membership(seed, nodes)
     plan = Plan(
         nodes=nodes,
+        spares=spares,
         delay_ms_max=int(5 + 75 * draw(seed, "delay")),
         loss=0.2 * draw(seed, "loss"),
         duplicates=0.1 * draw(seed, "duplicates"),
@@ -108,6 +124,21 @@ def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:
     )
     changed: dict[str, Any] = {role: (byzantine,)}
     return replace(plan, **changed)
+
+
+def _membership(seed: int, nodes: int) -> list[Fault]:
+    """Add the spare node, replace one by it, or add it and then remove one."""
+    everyone = tuple(range(nodes + 1))
+    leaver = int(draw(seed, "leaver") * nodes)
+    rest = tuple(n for n in everyone if n != leaver)
+    at = int((0.2 + 1.5 * draw(seed, "joining")) * SECOND)
+    later = at + int((0.5 + 2 * draw(seed, "leaving")) * SECOND)
+    steps = draw(seed, "steps")
+    if steps < 0.4:
+        return [Fault(at, "members", everyone)]
+    if steps < 0.7:
+        return [Fault(at, "members", rest)]
+    return [Fault(at, "members", everyone), Fault(later, "members", rest)]
 
 
 def _pair(seed: int, i: int, begin: int, end: int, target: int, nodes: int) -> list[Fault]:

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from replica.client import local_registry as keys
 from replica.client.local_registry import SubnetRegistry, VersionedRecords
 from replica.consensus import driver as d
 from replica.consensus.delivery import Batch
 from replica.consensus.reader import Context, SecretKeys
 from replica.protocol import cup
-from replica.protocol.artifacts import Artifact, Certification
+from replica.protocol.artifacts import Artifact, Certification, DkgComplaint, DkgDealing
 from replica.protocol.crypto import bls
+from replica.protocol.crypto.dkg import BlsDkg, KeyGeneration
+from replica.protocol.crypto.dkg_double import DoubleDkg
 from replica.protocol.crypto.scheme import KeyedHash, Scheme
 from replica.protocol.ids import NodeId, SubnetId
-from simulation.adversary import Equivocator, LyingChain
+from replica.protocol.messages import ic_pb2 as pb
+from replica.protocol.messages import parse, serialize
+from replica.protocol.registry_transport import Mutation
+from simulation.adversary import BadDealer, Equivocator, LyingChain
 from simulation.checker import Checker, Violation
 from simulation.doubles import HashChain, Requests
-from simulation.genesis import Genesis
+from simulation.genesis import Genesis, publish
 from simulation.network import Network
 from simulation.plan import Fault, Plan
 from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
@@ -54,10 +60,12 @@ class World(Scheduler):
         super().__init__(seed)
         self.plan, self.exhaustive = plan, exhaustive
         self.scheme: Scheme = bls.Bls() if plan.real_bls else KeyedHash()
+        self.dkg: KeyGeneration = BlsDkg() if plan.real_bls else DoubleDkg()
         self.checker = Checker(plan)
         self.genesis = Genesis(plan)
         self.subnet: SubnetId = self.genesis.subnet
         self.nns: VersionedRecords = self.genesis.records
+        self._members: dict[int, tuple[NodeId, ...]] = {}
         self.nodes = [
             Node(i, keys, self._new_state(i), self.genesis.package)
             for i, keys in enumerate(self.genesis.secrets)
@@ -70,8 +78,10 @@ class World(Scheduler):
             )
         self.network = Network(self, plan, len(self.nodes), self._arrive, self._is_late)
         self.equivocator = Equivocator(self)
+        self.bad_dealer = BadDealer(self)
         for node in self.nodes:
-            self.start(node)
+            if node.keys.node in self.genesis.members:
+                self.start(node)
 
     def _new_state(self, index: int) -> HashChain:
         if index in self.plan.liars:
@@ -80,11 +90,21 @@ class World(Scheduler):
 
     def is_honest(self, node: Node) -> bool:
         """Whether the checkers hold this instance to the protocol."""
-        return node.index < self.plan.nodes and node.index not in self.plan.faulty
+        count = self.plan.nodes + self.plan.spares
+        return node.index < count and node.index not in self.plan.faulty
+
+    def members(self) -> tuple[NodeId, ...]:
+        """Return who is in the subnet by the newest registry version."""
+        version = self.nns.version
+        if version not in self._members:
+            self._members[version] = self.nns.view(self.subnet, version).members
+        return self._members[version]
 
     @property
     def honest(self) -> list[Node]:
-        return [n for n in self.nodes if self.is_honest(n)]
+        """The honest members."""
+        members = self.members()
+        return [n for n in self.nodes if self.is_honest(n) and n.keys.node in members]
 
     # -- faults
 
@@ -111,7 +131,7 @@ class World(Scheduler):
                     node.package = self.genesis.package
             case "restart":
                 for node in nodes:
-                    if node.driver is None:
+                    if node.driver is None and self.is_needed(node):
                         self.start(node)
             case "pause" | "resume":
                 for node in nodes:
@@ -125,6 +145,8 @@ class World(Scheduler):
                 network.clogged = frozenset(fault.nodes)
             case "heal":
                 self.heal()
+            case "members":
+                self.change_members(tuple(self.nodes[i].keys.node for i in fault.nodes))
             case "skew":
                 for node in nodes:
                     node.skew_ns += fault.amount_ns
@@ -145,7 +167,8 @@ class World(Scheduler):
             node.paused = node.torn = False
             node.skew_ns = 0
             if node.driver is None:
-                self.start(node)
+                if self.is_needed(node):
+                    self.start(node)
             else:
                 self.wake(node, self.now)
         self.heal()
@@ -154,6 +177,38 @@ class World(Scheduler):
         node.driver = None
         node.incarnation += 1
         node.torn = node.paused = False
+
+    # -- members
+
+    def change_members(self, members: tuple[NodeId, ...]) -> None:
+        """Publish a registry version with other members; start who joins, from a peer's CUP."""
+        key = keys.subnet_record(self.subnet)
+        record = parse(pb.SubnetRecord, self.nns.need(key))
+        del record.membership[:]
+        record.membership.extend(sorted(bytes(m) for m in members))
+        publish(self.nns, [Mutation(key, serialize(record))])
+        for node in self.nodes:
+            if node.driver is not None:
+                self.registry_arrived(node)
+            elif node.keys.node in members and node.index >= self.plan.nodes:
+                best = max((n.package for n in self.nodes), key=lambda p: p.height)
+                if best.height > node.package.height:
+                    node.package = best
+                self.start(node)
+
+    def registry_arrived(self, node: Node) -> None:
+        """Tell a running replica that its registry may have grown."""
+        assert node.driver is not None
+        registry = node.driver.context.registry
+        assert isinstance(registry, SubnetRegistry)
+        registry.arrived(self.now)
+        self.wake(node, self.now)
+
+    def is_needed(self, node: Node) -> bool:
+        """Whether a node is a member or still holds shares of the subnet's keys."""
+        newest = max((n.package for n in self.nodes), key=lambda p: p.height).summary
+        holders = {*newest.receivers, *newest.low.committee, *newest.high.committee}
+        return node.keys.node in holders or node.keys.node in self.members()
 
     # -- nodes
 
@@ -181,6 +236,7 @@ class World(Scheduler):
             replica_version="v1",
             keys=node.keys,
             scheme=self.scheme,
+            dkg=self.dkg,
             registry=SubnetRegistry(self.registry_of(node), self.subnet, 0),
             state=node.state if state is None else state,
             payloads=Requests(self.plan.payload_bytes),
@@ -283,6 +339,11 @@ class World(Scheduler):
                 self.counts["invalid artifacts"] += 1
 
     def send(self, node: Node, artifact: Artifact) -> None:
+        if isinstance(artifact, DkgComplaint):
+            self.counts["complaints"] += 1
+        if node.index in self.plan.bad_dealers and isinstance(artifact, DkgDealing):
+            self.bad_dealer.send(node, artifact)
+            return
         if node.index in self.plan.equivocators:
             self.equivocator.send(node, artifact)
         else:
@@ -297,6 +358,13 @@ class World(Scheduler):
         if self.is_honest(node):
             self.checker.adopted(node, package)
         node.package = package
+        if package.summary.next_high is None:
+            self.counts["keys kept"] += 1
+        else:
+            self.counts["keys reshared"] += 1
+        if not self.is_needed(node):
+            self.counts["nodes that left"] += 1
+            self.stop(node)
         floor = package.height - max(50, self.plan.interval + 1)
         node.durable = {a: None for a in node.durable if a.height >= floor}
         node.state.forget_below(floor)

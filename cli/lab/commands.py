@@ -33,7 +33,13 @@ def _supervisor_pid(folder: Path) -> int | None:
     return pid if "cli.lab.supervisor" in command else None
 
 
-def swarm_up(folder: Path, nns_nodes: int, app_nodes: int, step: Callable[[str], None]) -> None:
+def swarm_up(
+    folder: Path,
+    nns_nodes: int,
+    app_nodes: int,
+    spare_nodes: int,
+    step: Callable[[str], None],
+) -> None:
     folder = folder.resolve()
     if _supervisor_pid(folder):
         raise Conflict(f"a swarm runs in {folder} already; `reprise swarm down` stops it")
@@ -42,7 +48,10 @@ def swarm_up(folder: Path, nns_nodes: int, app_nodes: int, step: Callable[[str],
         if folder.exists() and any(folder.iterdir()):
             raise Conflict(f"{folder} is not empty and holds no swarm")
         step(f"creating {nns_nodes} + {app_nodes} nodes in {folder}")
-        lab.create(folder, lab.Options(nns_nodes=nns_nodes, app_nodes=app_nodes))
+        lab.create(
+            folder,
+            lab.Options(nns_nodes=nns_nodes, app_nodes=app_nodes, spare_nodes=spare_nodes),
+        )
     with open(folder / "supervisor.log", "ab") as output:
         subprocess.Popen(
             [sys.executable, "-m", "cli.lab.supervisor", str(folder)],

@@ -166,7 +166,7 @@ def wait_for_stall(drill: Drill, subnet: SubnetEntry) -> detect.Diagnosis:
         if now > height:
             height, since = now, time.monotonic()
         elif time.monotonic() - since > limit:
-            found = detect.diagnose(subnet, reports, drill.records)
+            found = detect.diagnose(subnet, reports, drill.records, drill.probe)
             if found.cause in (detect.DIVERGENCE, detect.HALTED):
                 return found
             if time.monotonic() - since > limit + 30:

@@ -6,7 +6,7 @@ Also what scenarios observe: heights, CUPs, what was synced. They see what an op
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_bytes
@@ -126,6 +126,12 @@ class Drill:
         """The genesis neuron that makes a majority together with the operator's."""
         agent = self.swarm.agent(self.swarm.nns, self.swarm.identity("council"))
         return Voter(agent, int(patiently(lambda: nns.default_neuron(agent))))
+
+    def set_app(self, members: Sequence[NodeEntry]) -> None:
+        """The application subnet consists of these nodes now: ask them, not who left."""
+        self.swarm = self.swarm.with_app(tuple(members))
+        self.app = self.swarm.agent(self.swarm.app)
+        self.writer.move(self.swarm)
 
     def watch_app(self) -> None:
         """From now on, note the application subnet's height at the end of every phase."""

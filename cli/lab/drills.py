@@ -17,6 +17,7 @@ from cli.lab.catch_up import node_catch_up
 from cli.lab.divergence import subnet_divergence
 from cli.lab.drill import Drill, Outcome, Say, node_rows
 from cli.lab.killer import Killer
+from cli.lab.membership import membership_change
 from cli.lab.nns_stall import nns_stall
 from cli.lab.repair import canister_failure, governance_failure, root_failure
 from cli.lab.upgrade import upgrade
@@ -30,6 +31,9 @@ class Scenario:
     budget_s: float = 90.0
     nns_nodes: int = 1
     trace: bool = False
+    spare_nodes: int = 0
+    interval_blocks: int = 100
+    """Heights from one CUP to the next; fewer where several CUPs have to pass."""
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -47,6 +51,12 @@ SCENARIOS: dict[str, Scenario] = {
         upgrade,
         "an elected release takes over at a CUP height on four nodes under load",
         trace=True,
+    ),
+    "membership-change": Scenario(
+        membership_change,
+        "nodes join, leave and are replaced, once with f members down; the subnet's key stays",
+        spare_nodes=3,
+        interval_blocks=30,
     ),
     "canister-failure": Scenario(
         canister_failure,
@@ -77,7 +87,8 @@ def run(
 ) -> Outcome:
     """Run a scenario on a fresh swarm in a folder of its own; always takes the swarm down."""
     scenario = SCENARIOS[name]
-    options = replace(options, trace=scenario.trace)
+    options = replace(options, trace=scenario.trace, spare_nodes=scenario.spare_nodes)
+    options = replace(options, interval_blocks=scenario.interval_blocks)
     folder = keep if keep is not None else Path(tempfile.mkdtemp(prefix="reprise-drill-"))
     killer = Killer(kill_offset) if kill_offset is not None else None
     drill = Drill(folder, options, say, killer)

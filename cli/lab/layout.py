@@ -10,7 +10,7 @@ supervisor.pid
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Swarm:
     folder: Path
     root_key: bytes
     subnets: tuple[SubnetEntry, ...]
+    spares: tuple[NodeEntry, ...]
+    """Nodes that were in no subnet at first; the registry says where they are now."""
     journal: CanisterId
     mirror_port: int
 
@@ -58,22 +60,22 @@ class Swarm:
         plain: dict[str, Any] = json.loads(path.read_text())
         subnets = []
         for s in plain["subnets"]:
-            nodes = tuple(
-                NodeEntry(
-                    n["name"],
-                    Principal.from_text(n["id"]),
-                    s["name"],
-                    f"http://127.0.0.1:{n['http_port']}",
-                    f"http://127.0.0.1:{n['orchestrator_port']}",
-                    folder / "nodes" / n["name"],
-                )
-                for n in s["nodes"]
-            )
+            nodes = tuple(_node(folder, n, s["name"]) for n in s["nodes"])
             subnets.append(SubnetEntry(s["name"], SubnetId(Principal.from_text(s["id"])), nodes))
         journal = CanisterId(Principal.from_text(plain["journal"]))
         return cls(
-            folder, bytes.fromhex(plain["root_key"]), tuple(subnets), journal, plain["mirror_port"]
+            folder,
+            bytes.fromhex(plain["root_key"]),
+            tuple(subnets),
+            tuple(_node(folder, n, "spare") for n in plain.get("spares", ())),
+            journal,
+            plain["mirror_port"],
         )
+
+    def with_app(self, members: tuple[NodeEntry, ...]) -> Swarm:
+        """Return this swarm with other members of the application subnet."""
+        app = replace(self.app, nodes=members)
+        return replace(self, subnets=(self.nns, app))
 
     @property
     def published(self) -> Path:
@@ -92,7 +94,7 @@ class Swarm:
 
     @property
     def nodes(self) -> list[NodeEntry]:
-        return [n for s in self.subnets for n in s.nodes]
+        return [n for s in self.subnets for n in s.nodes] + list(self.spares)
 
     def node(self, text: str) -> NodeEntry:
         for node in self.nodes:
@@ -117,3 +119,14 @@ class Swarm:
 
     def agent(self, subnet: SubnetEntry, key: Ed25519Key | None = None) -> Agent:
         return Agent(subnet.urls, self.root_key, key)
+
+
+def _node(folder: Path, plain: dict[str, Any], subnet: str) -> NodeEntry:
+    return NodeEntry(
+        plain["name"],
+        Principal.from_text(plain["id"]),
+        subnet,
+        f"http://127.0.0.1:{plain['http_port']}",
+        f"http://127.0.0.1:{plain['orchestrator_port']}",
+        folder / "nodes" / plain["name"],
+    )

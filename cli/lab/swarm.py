@@ -65,6 +65,8 @@ Say = Callable[[str], None]
 class Options:
     nns_nodes: int = 1
     app_nodes: int = 4
+    spare_nodes: int = 0
+    """Registered nodes that are in no subnet."""
     interval_blocks: int = 100
     """Heights from one CUP to the next."""
     notary_delay_ms: int = 40
@@ -126,7 +128,7 @@ def create(folder: Path, options: Options) -> Swarm:
             **common,
         ),
     ]
-    count = options.nns_nodes + options.app_nodes
+    count = options.nns_nodes + options.app_nodes + options.spare_nodes
     made = genesis.make(
         plans,
         release.version_of(package_hash),
@@ -134,6 +136,7 @@ def create(folder: Path, options: Options) -> Swarm:
         initializer.principal,
         free_ports(3 * count),
         time.time_ns(),
+        options.spare_nodes,
     )
     _write_identities(folder, initializer, made)
     _write_nodes(folder, made, options, unpacked)
@@ -146,22 +149,24 @@ def create(folder: Path, options: Options) -> Swarm:
             {
                 "name": s.plan.name,
                 "id": str(s.id),
-                "nodes": [
-                    {
-                        "name": n.name,
-                        "id": str(n.node),
-                        "http_port": n.http_port,
-                        "orchestrator_port": n.orchestrator_port,
-                    }
-                    for n in s.nodes
-                ],
+                "nodes": [_entry(n) for n in s.nodes],
             }
             for s in made.subnets
         ],
+        "spares": [_entry(n) for n in made.spares],
         "genesis": made.batch().hex(),
     }
     (folder / "swarm.json").write_text(json.dumps(plain, indent=1))
     return Swarm.load(folder)
+
+
+def _entry(node: genesis.NodeSecrets) -> dict[str, object]:
+    return {
+        "name": node.name,
+        "id": str(node.node),
+        "http_port": node.http_port,
+        "orchestrator_port": node.orchestrator_port,
+    }
 
 
 def _write_identities(folder: Path, initializer: Ed25519Key, made: genesis.Genesis) -> None:
@@ -173,9 +178,8 @@ def _write_identities(folder: Path, initializer: Ed25519Key, made: genesis.Genes
         "council": Ed25519Key(secrets.token_bytes(32)),
         "community": Ed25519Key(secrets.token_bytes(32)),
     }
-    for subnet in made.subnets:
-        for node in subnet.nodes:
-            keys[f"operator-{node.name}"] = Ed25519Key(node.operator_seed)
+    for node in made.nodes:
+        keys[f"operator-{node.name}"] = Ed25519Key(node.operator_seed)
     for name, key in keys.items():
         write_secret(identities / f"{name}.pem", key.to_pem())
 
@@ -191,28 +195,27 @@ def _write_nodes(
 ) -> None:
     urls = [f"http://127.0.0.1:{n.http_port}" for n in made.nns.nodes]
     delta = Delta(genesis.GENESIS_VERSION, encode_batch(tuple(made.mutations)))
-    for subnet in made.subnets:
-        for node in subnet.nodes:
-            home = folder / "nodes" / node.name
-            (home / "data").mkdir(parents=True)
-            held = home / "releases" / release_folder.name
-            shutil.copytree(release_folder, held, copy_function=os.link)
-            os.link(release_folder.with_suffix(".zip"), held.with_suffix(".zip"))
-            write_secret(home / "keys.json", json.dumps(node.to_plain()).encode())
-            settings = {
-                "node_id": str(node.node),
-                "http_port": node.http_port,
-                "p2p_port": node.p2p_port,
-                "orchestrator_port": node.orchestrator_port,
-                "nns_urls": urls,
-                "root_key": made.root_key.hex(),
-                "releases": str((home / "releases").resolve()),
-                "trace": options.trace,
-                "poll_ms": options.poll_ms,
-                "stable_age_ms": 2 * options.poll_ms + 400,
-            }
-            (home / "node.json").write_text(json.dumps(settings, indent=1))
-            LocalRegistry(home / "data" / "registry.journal", writable=True).append([delta])
+    for node in made.nodes:
+        home = folder / "nodes" / node.name
+        (home / "data").mkdir(parents=True)
+        held = home / "releases" / release_folder.name
+        shutil.copytree(release_folder, held, copy_function=os.link)
+        os.link(release_folder.with_suffix(".zip"), held.with_suffix(".zip"))
+        write_secret(home / "keys.json", json.dumps(node.to_plain()).encode())
+        settings = {
+            "node_id": str(node.node),
+            "http_port": node.http_port,
+            "p2p_port": node.p2p_port,
+            "orchestrator_port": node.orchestrator_port,
+            "nns_urls": urls,
+            "root_key": made.root_key.hex(),
+            "releases": str((home / "releases").resolve()),
+            "trace": options.trace,
+            "poll_ms": options.poll_ms,
+            "stable_age_ms": 2 * options.poll_ms + 400,
+        }
+        (home / "node.json").write_text(json.dumps(settings, indent=1))
+        LocalRegistry(home / "data" / "registry.journal", writable=True).append([delta])
 
 
 # --- bringing up -----------------------------------------------------------------------------

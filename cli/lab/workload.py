@@ -41,13 +41,19 @@ class Writer:
 
     _stop: threading.Event = field(default_factory=threading.Event)
 
+    def __post_init__(self) -> None:
+        self._agent = self.swarm.agent(self.swarm.app, self.key)
+        self._agent.timeout_s = 4.0
+
+    def move(self, swarm: Swarm) -> None:
+        """From now on, ask the nodes of this swarm's application subnet."""
+        self._agent.urls = swarm.app.urls
+
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        agent = self.swarm.agent(self.swarm.app, self.key)
-        agent.timeout_s = 4.0
         sequence = 0
         try:
             while not self._stop.is_set():
@@ -55,7 +61,7 @@ class Writer:
                     self.pad // 64
                 )
                 arg = encode("append", {"sequence": sequence, "text": text})
-                raw = agent.call(
+                raw = self._agent.call(
                     self.swarm.journal, "append", arg, wait_s=200.0, on_retry=self._on_retry
                 )
                 self.acknowledged[sequence] = decode("append", raw)

@@ -9,7 +9,7 @@ from typing import Any
 from cli.lab.layout import NodeEntry, SubnetEntry
 from replica.client.agent import Agent
 from replica.client.local_registry import VersionedRecords
-from replica.protocol import artifacts
+from replica.protocol import artifacts, cup
 from replica.protocol.crypto import bls
 from replica.protocol.errors import ReprisError
 from replica.protocol.ids import NodeId, Principal
@@ -59,7 +59,7 @@ def certified_height(reports: list[NodeReport]) -> int:
 
 
 def diagnose(
-    subnet: SubnetEntry, reports: list[NodeReport], records: VersionedRecords
+    subnet: SubnetEntry, reports: list[NodeReport], records: VersionedRecords, agent: Agent
 ) -> Diagnosis:
     """Name the cause why certification does not move."""
     height = certified_height(reports)
@@ -70,7 +70,10 @@ def diagnose(
     for report in answering:
         assert report.status is not None
         pair = report.status["divergence"]
-        if pair and all(share_is_valid(s, subnet, records) for s in pair):
+        if not pair:
+            continue
+        package = catch_up_package(report.node, subnet, records, agent)
+        if all(share_is_valid(s, package) for s in pair):
             a, b = pair
             text = (
                 f"at height {a['height']} {Principal.from_text(a['signer']).short} signed state "
@@ -87,12 +90,28 @@ def diagnose(
     return Diagnosis(SLOW, "a quorum answers and agrees: the subnet is slow, not stuck", height)
 
 
-def share_is_valid(share: dict[str, Any], subnet: SubnetEntry, records: VersionedRecords) -> bool:
-    """Check a certification share against the signer's public share in the registry."""
-    package = records.registry_cup(subnet.id)
+def catch_up_package(
+    node: NodeEntry, subnet: SubnetEntry, records: VersionedRecords, agent: Agent
+) -> cup.CatchUpPackage | None:
+    """Return a node's catch-up package if the subnet's key or the registry vouches for it."""
+    built = records.registry_cup(subnet.id)
+    try:
+        package = cup.decode(agent.get_bytes(node.http_url, "/_/catch_up_package"))
+        if package.subnet != subnet.id:
+            return built
+        if package.is_signed:
+            package.verify(records.subnet_public_key(subnet.id))
+            return package
+    except ReprisError:
+        return built
+    return built
+
+
+def share_is_valid(share: dict[str, Any], package: cup.CatchUpPackage | None) -> bool:
+    """Check a certification share against the signer's public share in a proven package."""
     if package is None:
         return False
-    transcript = package.summary.high
+    transcript = package.high_at(share["height"])
     index = transcript.index_of(NodeId(Principal.from_text(share["signer"])))
     if index is None:
         return False

@@ -24,6 +24,7 @@ NNS_FUNCTIONS = {
         "simulate_deploy_guestos_to_all_subnet_nodes",
         12,
     ),
+    31: (REGISTRY, "change_subnet_membership", "simulate_change_subnet_membership", 7),
     38: (
         REGISTRY,
         "revise_elected_guestos_versions",

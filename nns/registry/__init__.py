@@ -6,6 +6,7 @@ Source: reference/recovery.md §2 (dfinity/ic rs/registry/canister).
 
 from replica.abi.v1 import GOVERNANCE, Refuse, init, messages, query, raw_query, update
 
+from . import membership as members
 from . import releases
 from .nns_recovery import membership, nns_recovery_mutations
 from .recovery import recovery_mutations, simulation
@@ -116,6 +117,17 @@ def deploy_guestos_to_all_subnet_nodes(ctx, payload):
 @query
 def simulate_deploy_guestos_to_all_subnet_nodes(ctx, payload):
     return simulation(ctx, releases.deployment(ctx, payload))
+
+
+@update
+def change_subnet_membership(ctx, payload):
+    only_governance(ctx)
+    apply(ctx, members.change(ctx, payload))
+
+
+@query
+def simulate_change_subnet_membership(ctx, payload):
+    return simulation(ctx, members.change(ctx, payload))
 
 
 @update

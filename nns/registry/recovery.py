@@ -38,6 +38,15 @@ def recovery_mutations(ctx, payload):
     contents.recovery.height = payload["height"]
     contents.recovery.time = payload["time_ns"]
     contents.recovery.state_hash = payload["state_hash"]
+    summary = judged.package.summary
+    for field, transcript, tag in (
+        (contents.initial_ni_dkg_transcript_low_threshold, summary.low, evidence.LOW),
+        (contents.initial_ni_dkg_transcript_high_threshold, summary.high, evidence.HIGH),
+    ):
+        made = evidence.transcript_to_record(
+            transcript, subnet, summary.height, tag, summary.registry_version
+        )
+        field.CopyFrom(made)
     mutations = [
         messages.Mutation(f"catch_up_package_contents_{subnet}", messages.serialize(contents))
     ]

@@ -53,8 +53,7 @@ def sign(reader: Reader) -> list[Mutation]:
     for h in state.uncertified_heights():
         if h <= reader.chain.cup.height or reader.pool.validated.has(Certification, h):
             continue
-        transcript = reader.high(h)
-        secret = reader.context.keys.shares.get(transcript.public_key)
+        secret = reader.share_of(reader.high(h))
         mine = reader.pool.validated.at(CertificationShare, h)
         if secret is None or any(s.signer == reader.node for s in mine):
             continue

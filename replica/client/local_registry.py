@@ -26,6 +26,10 @@ ROUTING_TABLE = "routing_table"
 WHITELIST = "provisional_whitelist"
 
 
+DEALINGS_PER_BLOCK = 4
+"""Unless the registry says otherwise: intervals of tests and drills are short."""
+
+
 def subnet_record(subnet: Principal) -> str:
     return f"subnet_record_{subnet}"
 
@@ -46,7 +50,7 @@ def node_operator_record(operator: Principal) -> str:
     return f"node_operator_record_{operator}"
 
 
-NODE_SIGNING, COMMITTEE_SIGNING = 1, 3
+NODE_SIGNING, COMMITTEE_SIGNING, DKG_DEALING = 1, 3, 4
 """Purposes of node keys in `crypto_record_<node>_<purpose>`."""
 
 
@@ -135,7 +139,7 @@ class VersionedRecords:
         """Raises: Unavailable, NotFound."""
         record = parse(pb.SubnetRecord, self.need(subnet_record(subnet), version))
         members = tuple(sorted(NodeId(Principal(m)) for m in record.membership))
-        keys = {m: self._node_keys(m, version) for m in members}
+        keys = {m: self.node_keys(m, version) for m in members}
         return SubnetView(
             version=version,
             members=members,
@@ -152,6 +156,7 @@ class VersionedRecords:
             recalled_versions=tuple(record.recalled_replica_version_ids),
             trusted_bundles=tuple(record.trusted_bundle_hashes),
             is_system=record.subnet_type == 2,
+            dealings_per_block_max=record.dkg_dealings_per_block or DEALINGS_PER_BLOCK,
             cup_version=self.epoch(subnet, version),
         )
 
@@ -162,10 +167,13 @@ class VersionedRecords:
             found.append(self.get_versioned(RECOVERY_RECORD, version))
         return max([f[1] for f in found if f is not None], default=RegistryVersion(0))
 
-    def _node_keys(self, node: NodeId, version: int) -> NodeKeys:
-        signing = parse(pb.PublicKey, self.need(node_key(node, NODE_SIGNING), version))
-        committee = parse(pb.PublicKey, self.need(node_key(node, COMMITTEE_SIGNING), version))
-        return NodeKeys(signing.key_value, committee.key_value)
+    def node_keys(self, node: NodeId, version: int | None = None) -> NodeKeys:
+        """Raises: Unavailable, NotFound."""
+        signing, committee, dealing = [
+            parse(pb.PublicKey, self.need(node_key(node, purpose), version)).key_value
+            for purpose in (NODE_SIGNING, COMMITTEE_SIGNING, DKG_DEALING)
+        ]
+        return NodeKeys(signing, committee, dealing)
 
     def registry_cup(
         self, subnet: SubnetId, version: int | None = None
@@ -215,6 +223,7 @@ class SubnetRegistry:
         self.records, self._subnet, self._age = records, subnet, stable_age_ns
         self._arrivals: list[tuple[int, RegistryVersion]] = [(0, records.version)]
         self._view = lru_cache(maxsize=64)(self._load)
+        self.node_keys = lru_cache(maxsize=512)(records.node_keys)
 
     def _load(self, version: RegistryVersion) -> SubnetView:
         return self.records.view(self._subnet, version)

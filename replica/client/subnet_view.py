@@ -19,6 +19,8 @@ class NodeKeys:
     """Ed25519, 32 bytes."""
     committee: bytes
     """Multi-signature key, 96 bytes."""
+    dealing: bytes
+    """Key under which shares are sealed for this node, 48 bytes."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class SubnetView:
     recalled_versions: tuple[str, ...] = ()
     trusted_bundles: tuple[bytes, ...] = ()
     is_system: bool = False
+    dealings_per_block_max: int = 4
     cup_version: RegistryVersion = RegistryVersion(0)
     """Version that wrote the registry's CUP of this subnet: the epoch that it opens."""
 
@@ -63,6 +66,13 @@ class RegistryView(Protocol):
 
     def subnet(self, version: RegistryVersion) -> SubnetView:
         """Raises: Unavailable when this version is not here yet."""
+        ...
+
+    def node_keys(self, node: NodeId, version: RegistryVersion) -> NodeKeys:
+        """Return the keys of any node, also one that is not a member.
+
+        Raises: Unavailable, NotFound.
+        """
         ...
 
     def stable_version(self, now_ns: int) -> RegistryVersion:

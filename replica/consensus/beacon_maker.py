@@ -17,7 +17,7 @@ def make_beacon(reader: Reader) -> list[Mutation]:
         return []
     following = Height(height + 1)
     transcript = reader.low(following)
-    secret = reader.context.keys.shares.get(transcript.public_key)
+    secret = reader.share_of(transcript)
     shares = reader.pool.validated.at(BeaconShare, following)
     if secret is None or any(s.signer == reader.node for s in shares):
         return []
@@ -39,7 +39,7 @@ def make_tape(reader: Reader) -> list[Mutation]:
         height = Height(h)
         if h in chain.tapes:
             continue
-        secret = reader.context.keys.shares.get(reader.low(height).public_key)
+        secret = reader.share_of(reader.low(height))
         shares = reader.pool.validated.at(TapeShare, height)
         if secret is None or any(s.signer == reader.node for s in shares):
             continue

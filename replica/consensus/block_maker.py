@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from replica.consensus import dkg
 from replica.consensus.notary import disqualified
 from replica.consensus.pool import AddValidated, Mutation
 from replica.consensus.reader import Reader, Status
+from replica.consensus.summary import next_summary
 from replica.protocol import artifacts
 from replica.protocol.artifacts import Block, BlockProposal, Data, Payload, ValidationContext
 from replica.protocol.errors import Unavailable
@@ -34,7 +36,7 @@ def make(reader: Reader) -> list[Mutation]:
     context = _context(reader, parent.block)
     if context is None:
         return []
-    summary = reader.next_summary(parent.hash, height)
+    summary = next_summary(reader, parent.hash, height, context)
     payload: Payload
     if summary is not None:
         payload = summary
@@ -43,7 +45,8 @@ def make(reader: Reader) -> list[Mutation]:
     else:
         past = reader.payloads_since(parent.hash, context.certified_height)
         count_max = reader.settings_at(height).ingress_per_block_max
-        payload = reader.context.payloads.build(past, context, count_max)
+        ingress = reader.context.payloads.build(past, context, count_max).ingress
+        payload = Data(ingress, dkg.select(reader, parent.hash, height))
     block = Block(
         version=reader.context.replica_version,
         subnet=reader.subnet,

@@ -13,14 +13,18 @@ from replica.protocol.artifacts import (
     Beacon,
     Block,
     BlockProposal,
+    DkgMessage,
     Finalization,
     Notarization,
     Payload,
     Summary,
     Tape,
 )
+from replica.protocol.crypto.dkg import Config
+from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.cup import CatchUpPackage
-from replica.protocol.ids import Height
+from replica.protocol.errors import Unavailable
+from replica.protocol.ids import Height, RegistryVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,16 @@ class ChainBlock:
     block: Block
     payload: Payload
     hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What is in force at a height."""
+
+    registry_version: RegistryVersion
+    """Of the members, their release and settings."""
+    low: Transcript
+    high: Transcript
 
 
 class Chain:
@@ -42,7 +56,15 @@ class Chain:
         self.finalized_height = Height(0)
         self.beacon_height = Height(0)
         self._summaries: dict[bytes, Summary] = {}
+        self._dealt: dict[bytes, tuple[DkgMessage, ...]] = {}
+        self.outcomes: dict[bytes, tuple[Transcript | None, Transcript | None]] = {}
+        """Keys that come of an interval, by the hash of its last block."""
+        self.configs: dict[tuple[bytes, int], Config] = {}
+        """What is generated, by the summary's hash and the tag."""
+        self.shares_checked: dict[bytes, bool] = {}
+        """Whether this node's share is right, by a dealing's digest."""
         self._in_force: dict[int, Summary] = {}
+        self._intervals: dict[int, Interval] = {}
         self.summaries_seen = 0
         """Grows whenever another summary may be in force at some height."""
         self.cup = cup
@@ -60,6 +82,10 @@ class Chain:
         self._finalize(cup.height, hash_)
         self._add_beacon(cup.beacon)
 
+    def dealt(self, hash_: bytes) -> tuple[DkgMessage, ...]:
+        """Return the key generation in a block and its ancestors, back to the summary."""
+        return self._dealt.get(hash_, ())
+
     def purge_below(self, height: int) -> None:
         """Forget blocks, beacons and tapes below a height; the CUP's own block stays."""
         keep = artifacts.block_hash(self.cup.block)
@@ -69,6 +95,7 @@ class Chain:
                     if hash_ != keep:
                         self.blocks.pop(hash_, None)
                         self._summaries.pop(hash_, None)
+                        self._dealt.pop(hash_, None)
         for by_height in (self.finalized, self.beacons, self.tapes):
             for h in [h for h in by_height if h < height and h != self.cup.height]:
                 del by_height[h]
@@ -98,6 +125,9 @@ class Chain:
             self._summaries[entry.hash] = entry.payload
         elif entry.block.parent in self._summaries:
             self._summaries[entry.hash] = self._summaries[entry.block.parent]
+            before = self._dealt.get(entry.block.parent, ())
+            here = entry.payload.dkg
+            self._dealt[entry.hash] = before + here if here else before
 
     def _add_beacon(self, beacon: Beacon) -> None:
         self.beacons[beacon.height] = beacon
@@ -140,8 +170,30 @@ class Chain:
             found = self._in_force[height] = self._find_summary(height)
         return found
 
+    def interval_at(self, height: int) -> Interval:
+        """Return members' version and keys at a height: those of a final summary or its sequel.
+
+        Raises: Unavailable for a height about which no final summary says anything yet.
+        """
+        found = self._intervals.get(height)
+        if found is None:
+            s = self.summary_at(height)
+            if height < s.next_start:
+                found = Interval(s.registry_version, s.low, s.high)
+            elif height <= s.known_until:
+                low, high = s.next_low or s.low, s.next_high or s.high
+                found = Interval(s.next_registry_version, low, high)
+            else:
+                raise Unavailable(f"who signs at height {height} is not decided yet")
+            self._intervals[height] = found
+        return found
+
     def _forget_summaries(self) -> None:
         self._in_force.clear()
+        self._intervals.clear()
+        self.outcomes.clear()
+        self.configs.clear()
+        self.shares_checked.clear()
         self.summaries_seen += 1
 
     def _find_summary(self, height: int) -> Summary:

@@ -30,7 +30,7 @@ def make(reader: Reader) -> list[Mutation]:
         return []
     entry = chain.finalized_block(height)
     assert entry is not None and isinstance(entry.payload, Summary)
-    secret = reader.context.keys.shares.get(entry.payload.high.public_key)
+    secret = reader.share_of(entry.payload.high)
     shares = reader.pool.validated.at(CupShare, height)
     if secret is None or any(s.signer == reader.node for s in shares):
         return []

@@ -27,6 +27,8 @@ from replica.protocol.artifacts import (
     CertificationShare,
     Cup,
     CupShare,
+    DkgComplaint,
+    DkgDealing,
     Notarization,
     NotarizationShare,
     Tape,
@@ -179,6 +181,8 @@ class Driver:
     def is_late(self, kind: type, height: int) -> bool:
         """Return whether nothing of a kind and height can matter any more: need not be decoded."""
         chain, state = self.chain, self.context.state
+        if kind in (DkgDealing, DkgComplaint):
+            return height < chain.summary_at(chain.finalized_height).height
         if height <= chain.cup.height:
             return True
         if kind in (Certification, CertificationShare):
@@ -201,6 +205,8 @@ class Driver:
             return False
         if isinstance(artifact, Certification | CertificationShare):
             return not self.certifications.validated.has(Certification, height)
+        if isinstance(artifact, DkgDealing | DkgComplaint):
+            return True
         if isinstance(artifact, Notarization | NotarizationShare):
             return not chain.is_notarized(height, artifact.block)
         return True

@@ -16,7 +16,7 @@ from replica.protocol.ids import Height
 
 K = TypeVar("K")
 
-PER_HEIGHT_MAX = 64
+PER_HEIGHT_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from replica.protocol.artifacts import (
     BlockProposal,
     Cup,
     CupShare,
+    DkgComplaint,
+    DkgDealing,
     EquivocationProof,
     Finalization,
     FinalizationShare,
@@ -42,6 +44,7 @@ def make(reader: Reader) -> list[Mutation]:
         (Height(cup + 1), (Cup,), False, True),
         (Height(finalized + 1), (*ROUND, Finalization, Notarization, BlockProposal), False, True),
         (Height(executed + 1), (Tape, TapeShare), False, True),
+        (chain.summary_at(finalized).height, (DkgDealing, DkgComplaint), True, True),
         (Height(chain.beacon_height + 1), (Beacon,), False, True),
         (Height(chain.beacon_height + 1), (BeaconShare,), True, True),
     ]

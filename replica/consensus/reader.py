@@ -18,11 +18,12 @@ from replica.protocol import artifacts
 from replica.protocol.artifacts import (
     Beacon,
     BlockProposal,
+    Data,
     Notarization,
     Payload,
-    Summary,
     ValidationContext,
 )
+from replica.protocol.crypto.dkg import KeyGeneration
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.crypto.scheme import Scheme, Transcript
 from replica.protocol.hashing import sha256
@@ -68,7 +69,7 @@ class StateView(Protocol):
 
 
 class PayloadBuilder(Protocol):
-    def build(self, past: Sequence[Payload], context: ValidationContext, count_max: int) -> Payload:
+    def build(self, past: Sequence[Payload], context: ValidationContext, count_max: int) -> Data:
         """Choose requests that no payload in `past` holds."""
         ...
 
@@ -79,12 +80,15 @@ class PayloadBuilder(Protocol):
 
 @dataclass
 class SecretKeys:
-    """What a node signs with. Threshold shares are looked up by the transcript's public key."""
+    """What a node signs with, beside the shares that its subnet's transcripts hold for it."""
 
     node: NodeId
     signing: Ed25519Key
     committee: bytes
     shares: dict[bytes, bytes]
+    """Threshold key shares of the genesis dealer, by their public share keys."""
+    dealing: bytes
+    """Opens what key generation seals for this node."""
 
     @cached_property
     def batch_seed(self) -> bytes:
@@ -100,6 +104,7 @@ class Context:
     replica_version: str
     keys: SecretKeys
     scheme: Scheme
+    dkg: KeyGeneration
     registry: RegistryView
     state: StateView
     payloads: PayloadBuilder
@@ -158,13 +163,22 @@ class Reader:
 
     def settings_at(self, height: int) -> SubnetView:
         """Return the subnet as of the registry version that is active at a height."""
-        return self.context.registry.subnet(self.chain.summary_at(height).registry_version)
+        return self.context.registry.subnet(self.chain.interval_at(height).registry_version)
 
     def low(self, height: int) -> Transcript:
-        return self.chain.summary_at(height).low
+        return self.chain.interval_at(height).low
 
     def high(self, height: int) -> Transcript:
-        return self.chain.summary_at(height).high
+        return self.chain.interval_at(height).high
+
+    def share_of(self, transcript: Transcript) -> bytes | None:
+        """Return this node's secret share of a key; None when it holds none."""
+        index = transcript.index_of(self.node)
+        if index is None:
+            return None
+        keys = self.context.keys
+        given = keys.shares.get(transcript.share_keys[index])
+        return given or self.context.dkg.share_of(transcript, self.node, keys.dealing)
 
     @property
     def is_barred(self) -> bool:
@@ -255,25 +269,6 @@ class Reader:
             out.append(entry.payload)
             entry = self.chain.blocks.get(entry.block.parent)
         return out
-
-    def next_summary(self, parent: bytes, height: int) -> Summary | None:
-        """Return the summary due at a height, or None when the height takes a data payload.
-
-        The keys are carried over: with a trusted dealer the committee's transcripts stay.
-        """
-        last = self.chain.summary_of(parent)
-        if last is None or height != last.next_start:
-            return None
-        context = self.chain.blocks[parent].block.context
-        latest = self.context.registry.subnet(context.registry_version)
-        return Summary(
-            registry_version=context.registry_version,
-            height=Height(height),
-            interval_length=last.next_interval_length,
-            next_interval_length=latest.interval_length,
-            low=last.low,
-            high=last.high,
-        )
 
     def proposals_at(self, height: int) -> list[BlockProposal]:
         return self.pool.validated.at(BlockProposal, height)

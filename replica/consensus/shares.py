@@ -55,9 +55,7 @@ class ThresholdCommittee:
 
     def combine(self, message: bytes, by_signer: dict[NodeId, bytes]) -> bytes:
         indices = {self.transcript.committee.index(s): raw for s, raw in by_signer.items()}
-        return self.scheme.combine_threshold(
-            message, self.threshold, indices, self.transcript.share_keys
-        )
+        return self.scheme.combine_threshold(message, indices, self.transcript)
 
     def verify(self, message: bytes, signers: Sequence[NodeId], signature: bytes) -> bool:
         return self.scheme.verify_threshold(self.transcript.public_key, message, signature)

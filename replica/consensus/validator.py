@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from replica.consensus import dkg
 from replica.consensus.notary import disqualified
 from replica.consensus.pool import (
     AddValidated,
@@ -23,6 +24,7 @@ from replica.consensus.reader import (
     Reader,
     Status,
 )
+from replica.consensus.summary import next_summary
 from replica.protocol import artifacts, cup
 from replica.protocol.artifacts import (
     Artifact,
@@ -123,7 +125,8 @@ def _finalization_message(reader: Reader, artifact: Any) -> bytes:
 def _above_finalized(reader: Reader) -> range:
     chain = reader.chain
     top = min(chain.notarized_height, chain.summary_at(chain.finalized_height).next_start + GAP_MAX)
-    return range(chain.finalized_height + 1, top + 2)
+    last = chain.summary_at(chain.finalized_height).known_until
+    return range(chain.finalized_height + 1, min(top + 1, last) + 1)
 
 
 def notarizations(reader: Reader) -> Verdicts:
@@ -271,13 +274,16 @@ CLOCK_SLACK_NS = 50_000_000
 
 def _payload_fault(reader: Reader, proposal: BlockProposal) -> str | None:
     block, payload = proposal.block, proposal.payload
-    expected = reader.next_summary(block.parent, block.height)
+    expected = next_summary(reader, block.parent, block.height, block.context)
     if isinstance(payload, Summary):
         return None if payload == expected else "its summary is not the one that is due"
     if expected is not None:
         return "a summary is due at this height"
     if reader.status is not Status.RUNNING:
         return None if payload == Data() else "a halting subnet makes empty blocks"
+    fault = dkg.payload_fault(reader, block.parent, block.height, payload.dkg)
+    if fault:
+        return fault
     past = reader.payloads_since(block.parent, block.context.certified_height)
     try:
         reader.context.payloads.check(payload, past, block.context)

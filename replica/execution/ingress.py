@@ -40,7 +40,7 @@ class IngressPool:
 
     # the port of consensus
 
-    def build(self, past: Sequence[Payload], context: ValidationContext, count_max: int) -> Payload:
+    def build(self, past: Sequence[Payload], context: ValidationContext, count_max: int) -> Data:
         taken = {raw for payload in past if isinstance(payload, Data) for raw in payload.ingress}
         self.purge(context.time_ns)
         chosen: list[bytes] = []

@@ -74,30 +74,55 @@ class Transport:
         self, node: NodeId, port: int, secrets: Secrets, peers: list[Peer], handlers: Handlers
     ) -> None:
         self.node, self.port, self.secrets, self.handlers = node, port, secrets, handlers
-        self._links = {p.node: _Link(p) for p in peers if p.node != node}
-        self._by_certificate = {sha256(p.certificate_der).digest(): p.node for p in peers}
-        self._trusted = "".join(
-            x509.load_der_x509_certificate(p.certificate_der).public_bytes(Encoding.PEM).decode()
-            for p in peers
-        )
+        self._links: dict[NodeId, _Link] = {}
+        self._by_certificate: dict[bytes, NodeId] = {}
         self._number = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._server_context = self._context(server=True)
+        self._dialling: dict[NodeId, asyncio.Task[None]] = {}
+        self._update_links(peers)
         self._encoded: OrderedDict[Artifact, tuple[bytes, bytes]] = OrderedDict()
 
     # -- life
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(
-            self._accept, "127.0.0.1", self.port, ssl=self._context(server=True)
+            self._accept, "127.0.0.1", self.port, ssl=self._server_context
         )
-        for link in self._links.values():
-            self._tasks.append(asyncio.create_task(self._keep_dialling(link)))
+        self._dial_all()
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        tasks = list(self._dialling.values())
+        for task in tasks:
             task.cancel()
         self._server.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def update(self, peers: list[Peer]) -> None:
+        """Connect to who is new and drop who is a peer no more."""
+        self._update_links(peers)
+        self._dial_all()
+
+    def _update_links(self, peers: list[Peer]) -> None:
+        wanted = {p.node: p for p in peers if p.node != self.node}
+        for node in [n for n, link in self._links.items() if wanted.get(n) != link.peer]:
+            del self._links[node]
+            task = self._dialling.pop(node, None)
+            if task is not None:
+                task.cancel()
+        for node, peer in wanted.items():
+            if node not in self._links:
+                self._links[node] = _Link(peer)
+                # Only ever added: who is a peer no more is turned away by its missing link.
+                pem = x509.load_der_x509_certificate(peer.certificate_der).public_bytes(
+                    Encoding.PEM
+                )
+                self._server_context.load_verify_locations(cadata=pem.decode())
+                self._by_certificate[sha256(peer.certificate_der).digest()] = node
+
+    def _dial_all(self) -> None:
+        for node, link in self._links.items():
+            if node not in self._dialling:
+                self._dialling[node] = asyncio.create_task(self._keep_dialling(link))
 
     def _context(self, *, server: bool) -> ssl.SSLContext:
         purpose = ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT
@@ -105,7 +130,6 @@ class Transport:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=self._trusted)
         with tempfile.NamedTemporaryFile() as file:  # the library reads keys from files only
             file.write(self.secrets.tls_key_pem + self.secrets.tls_certificate_pem)
             file.flush()
@@ -192,6 +216,8 @@ class Transport:
     async def _keep_dialling(self, link: _Link) -> None:
         pause = REDIAL_S_MIN
         context = self._context(server=False)
+        certificate = x509.load_der_x509_certificate(link.peer.certificate_der)
+        context.load_verify_locations(cadata=certificate.public_bytes(Encoding.PEM).decode())
         while True:
             try:
                 reader, writer = await asyncio.open_connection(

@@ -16,6 +16,7 @@ from typing import TypeVar, dataclass_transform
 
 from replica.protocol import canonical, cbor
 from replica.protocol.certificate import state_root_message
+from replica.protocol.crypto.dkg import Complaint, Dealing
 from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.errors import Malformed
 from replica.protocol.hashing import domain, domain_hash
@@ -58,7 +59,11 @@ class ValidationContext:
 
 @dataclass(frozen=True)
 class Summary:
-    """Payload of the first block of an interval: the keys and the length of this interval."""
+    """Payload of the first block of an interval: members and keys of this interval and the next.
+
+    So once one summary is final, everybody knows who signs for two intervals. What is dealt in this
+    interval makes the keys of the one after the next.
+    """
 
     registry_version: RegistryVersion
     """Version whose membership and replica release are active in this interval."""
@@ -68,17 +73,61 @@ class Summary:
     next_interval_length: int
     low: Transcript
     high: Transcript
+    next_registry_version: RegistryVersion
+    """Version that is active in the next interval: that of this block's own context."""
+    receivers: tuple[NodeId, ...]
+    """Members at that version: they are dealt keys in this interval."""
+    next_low: Transcript | None = None
+    """Keys of the next interval; None: generation failed, and the present key stays."""
+    next_high: Transcript | None = None
 
     @property
     def next_start(self) -> Height:
         return Height(self.height + self.interval_length + 1)
 
+    @property
+    def known_until(self) -> Height:
+        """The last height whose members and keys follow from this summary."""
+        return Height(self.next_start + self.next_interval_length)
+
+
+@_artifact
+class DkgDealing:
+    """A dealing on its way between replicas and into a block."""
+
+    epoch: Epoch
+    height: Height
+    """Of the summary that opened this key generation."""
+    tag: int
+    dealer: NodeId
+    dealing: Dealing
+    signature: bytes
+    """Ed25519 by the dealer."""
+
+
+@_artifact
+class DkgComplaint:
+    """A receiver's proof that it was cheated; it proves itself and needs no signature."""
+
+    epoch: Epoch
+    height: Height
+    tag: int
+    dealer: NodeId
+    dealing: bytes
+    """Digest of the dealing."""
+    accuser: NodeId
+    complaint: Complaint
+
+
+DkgMessage = DkgDealing | DkgComplaint
+
 
 @dataclass(frozen=True)
 class Data:
-    """Payload of any other block: signed requests of users, as they came."""
+    """Payload of any other block: signed requests of users, as they came, and key generation."""
 
     ingress: tuple[bytes, ...] = ()
+    dkg: tuple[DkgMessage, ...] = ()
 
 
 Payload = Summary | Data
@@ -270,6 +319,8 @@ Artifact = (
     | Cup
     | CertificationShare
     | Certification
+    | DkgDealing
+    | DkgComplaint
 )
 
 SHARES = (

@@ -83,6 +83,8 @@ class Judgement:
     attesting: tuple[NodeId, ...]
     """Members that attest this state hash."""
     epoch: Epoch
+    package: cup.CatchUpPackage
+    """The proven catch-up package, whose keys go on."""
 
 
 def decode(data: bytes) -> Evidence:
@@ -150,6 +152,7 @@ def judge(
         state_hash,
         attesting,
         package.epoch,
+        package,
     )
 
 

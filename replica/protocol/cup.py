@@ -14,6 +14,7 @@ from functools import cached_property
 from replica.protocol import artifacts, canonical
 from replica.protocol.artifacts import Beacon, Block, PayloadBox, Summary, ValidationContext
 from replica.protocol.crypto import bls
+from replica.protocol.crypto.dkg import HIGH, LOW
 from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.errors import Malformed, NotVerified
 from replica.protocol.hashing import domain, sha256
@@ -29,8 +30,6 @@ from replica.protocol.ids import (
 )
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
-
-LOW, HIGH = 1, 2
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,18 @@ class CatchUpPackage:
     def registry_version(self) -> RegistryVersion:
         """Version whose release and membership this CUP activates."""
         return self.summary.registry_version
+
+    @property
+    def holders(self) -> frozenset[NodeId]:
+        """Return every node that has a part in the intervals that this package speaks of."""
+        s = self.summary
+        committees = [t.committee for t in (s.low, s.high, s.next_low, s.next_high) if t]
+        return frozenset(s.receivers).union(*committees)
+
+    def high_at(self, height: int) -> Transcript:
+        """Return the key that certifies a height from this package's on."""
+        s = self.summary
+        return s.high if height < s.next_start or s.next_high is None else s.next_high
 
     @property
     def is_signed(self) -> bool:
@@ -186,6 +197,8 @@ def from_registry(
         next_interval_length=settings.dkg_interval_length,
         low=transcript_from_record(contents.initial_ni_dkg_transcript_low_threshold),
         high=transcript_from_record(contents.initial_ni_dkg_transcript_high_threshold),
+        next_registry_version=record_version,
+        receivers=tuple(sorted(NodeId(Principal(m)) for m in settings.membership)),
     )
     block = Block(
         version=settings.replica_version_id,

@@ -145,6 +145,8 @@ def package_of(
         next_interval_length=interval,
         low=base.summary.low,
         high=base.summary.high,
+        next_registry_version=recovery.registry_version,
+        receivers=base.summary.receivers,
     )
     block = Block(
         version=version,

@@ -14,6 +14,7 @@ data/            state, pool and database: what a lost disk loses
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ class Secrets:
     signing: Ed25519Key
     committee: bytes
     shares: dict[bytes, bytes]
-    """Threshold key shares by the transcript's public key."""
+    """Threshold key shares of the genesis dealer, by their public share keys."""
+    dealing: bytes
+    """Opens what key generation seals for this node."""
     tls_key_pem: bytes
     tls_certificate_pem: bytes
 
@@ -88,9 +91,20 @@ class NodeSettings:
             Ed25519Key(bytes.fromhex(plain["signing"])),
             bytes.fromhex(plain["committee"]),
             {bytes.fromhex(k): bytes.fromhex(v) for k, v in plain["shares"].items()},
+            bytes.fromhex(plain["dealing"]),
             plain["tls_key"].encode(),
             plain["tls_certificate"].encode(),
         )
+
+    def clear_state(self) -> None:
+        """Forget the state of the subnet that this node was in; the registry store stays."""
+        for path in self.data.iterdir():
+            if path == self.registry_path:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def promised_epoch(self) -> tuple[int, int] | None:
         """Return (epoch, registry version at which the promise was made)."""

@@ -119,8 +119,8 @@ def threshold_sign(subnet: genesis.Subnet, package: cup.CatchUpPackage, message:
     for node in subnet.nodes[:3]:
         index = high.index_of(node.node)
         assert index is not None
-        shares[index] = bls.VERIFIER.sign_threshold(node.shares[high.public_key], message)
-    return bls.VERIFIER.combine_threshold(message, 3, shares, high.share_keys)
+        shares[index] = bls.VERIFIER.sign_threshold(node.shares[high.share_keys[index]], message)
+    return bls.VERIFIER.combine_threshold(message, shares, high)
 
 
 def build_evidence(

@@ -34,7 +34,9 @@ MEMBER = NodeId(Principal(b"n"))
 
 def package(height: int, epoch: int = 1, signed: bool = True) -> cup.CatchUpPackage:
     keys = Transcript(1, (MEMBER,), b"k", (b"k",))
-    summary = Summary(RegistryVersion(epoch), Height(height), 9, 9, keys, keys)
+    summary = Summary(
+        RegistryVersion(epoch), Height(height), 9, 9, keys, keys, RegistryVersion(epoch), ()
+    )
     block = Block(
         "v1",
         SubnetId(Principal(b"s")),

@@ -295,8 +295,8 @@ def test_any_threshold_of_shares_makes_the_one_signature(count: int) -> None:
     first = dict(list(shares.items())[:threshold])
     last = dict(list(shares.items())[-threshold:])
     keys = dealt.transcript.share_keys
-    made = scheme.combine_threshold(b"m", threshold, first, keys)
-    assert made == scheme.combine_threshold(b"m", threshold, last, keys)
+    made = scheme.combine_threshold(b"m", first, dealt.transcript)
+    assert made == scheme.combine_threshold(b"m", last, dealt.transcript)
     assert scheme.verify_threshold(dealt.transcript.public_key, b"m", made)
     assert not scheme.verify_threshold(dealt.transcript.public_key, b"n", made)
     for i, share in shares.items():
@@ -308,10 +308,9 @@ def test_any_threshold_of_shares_makes_the_one_signature(count: int) -> None:
 def test_fewer_shares_than_the_threshold_never_sign(scheme: bls.Bls | KeyedHash) -> None:
     double = isinstance(scheme, KeyedHash)
     dealt = deal_double(NODES[:4], 3, b"s") if double else deal_bls(NODES[:4], 3, [5, 6, 7])
-    keys = dealt.transcript.share_keys
     two = {i: scheme.sign_threshold(dealt.shares[i], b"m") for i in (0, 1)}
     with pytest.raises(AssertionError):
-        scheme.combine_threshold(b"m", 3, two, keys)
+        scheme.combine_threshold(b"m", two, dealt.transcript)
 
 
 @pytest.mark.parametrize("bad", [(), (2,), (0, 6), (1, 2, 3), tuple(range(7))])

@@ -359,7 +359,7 @@ def test_a_call_in_flight_survives_checkpoint_sync_and_recovery(
 
 def recovery_cup(height: Height, state_hash: bytes) -> cup.CatchUpPackage:
     keys = Transcript(1, (), b"k", ())
-    summary = Summary(RegistryVersion(7), height, 9, 9, keys, keys)
+    summary = Summary(RegistryVersion(7), height, 9, 9, keys, keys, RegistryVersion(7), ())
     block = Block(
         "v1",
         SubnetId(Principal(b"s")),

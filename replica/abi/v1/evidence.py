@@ -7,10 +7,13 @@ from replica.protocol.attestation import (
     judge,
     recovery_height,
 )
-from replica.protocol.cup import from_registry, transcript_from_record
+from replica.protocol.crypto.dkg import HIGH, LOW
+from replica.protocol.cup import from_registry, transcript_from_record, transcript_to_record
 from replica.protocol.ids import NodeId, RegistryVersion, SubnetId
 
 __all__ = [
+    "HIGH",
+    "LOW",
     "Evidence",
     "Judgement",
     "NodeId",
@@ -21,4 +24,5 @@ __all__ = [
     "judge",
     "recovery_height",
     "transcript_from_record",
+    "transcript_to_record",
 ]

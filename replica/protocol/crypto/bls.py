@@ -40,6 +40,13 @@ class ThresholdVerifier(Protocol):
     def verify_threshold(self, public_key: bytes, message: bytes, signature: bytes) -> bool: ...
 
 
+class Committee(Protocol):
+    """What interpolation needs of a transcript."""
+
+    @property
+    def threshold(self) -> int: ...
+
+
 def public_key_to_der(public_key: bytes) -> bytes:
     return DER_PREFIX + public_key
 
@@ -180,19 +187,15 @@ class Bls:
         return _verify(public_key, message, signature, DST_THRESHOLD)
 
     def combine_threshold(
-        self,
-        message: bytes,
-        threshold: int,
-        shares: Mapping[int, bytes],
-        share_keys: Sequence[bytes],
+        self, message: bytes, shares: Mapping[int, bytes], transcript: Committee
     ) -> bytes:
-        """Interpolate `threshold` shares, keyed by 0-based index, into the signature.
+        """Interpolate shares, keyed by 0-based index, into the signature.
 
         Whoever combines shares that were not checked has to check the signature.
         Raises: ValueError for bytes that are no point.
         """
-        assert len(shares) >= threshold, "too few shares to combine"
-        indices = tuple(sorted(shares)[:threshold])
+        assert len(shares) >= transcript.threshold, "too few shares to combine"
+        indices = tuple(sorted(shares)[: transcript.threshold])
         points = [G1Point.from_compressed_bytes_unchecked(shares[i]) for i in indices]
         scalars = [_scalar(c) for c in lagrange(indices)]
         return bytes(G1Point.multiexp_unchecked(points, scalars).to_compressed_bytes())

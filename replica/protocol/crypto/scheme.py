@@ -8,7 +8,7 @@ the group's code can only be computed out of enough valid shares.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Protocol
 
@@ -23,12 +23,11 @@ class Scheme(Protocol):
     def sign_threshold(self, secret: bytes, message: bytes) -> bytes: ...
     def verify_threshold(self, public_key: bytes, message: bytes, signature: bytes) -> bool: ...
     def combine_threshold(
-        self,
-        message: bytes,
-        threshold: int,
-        shares: Mapping[int, bytes],
-        share_keys: Sequence[bytes],
-    ) -> bytes: ...
+        self, message: bytes, shares: Mapping[int, bytes], transcript: Transcript
+    ) -> bytes:
+        """Combine shares by their 0-based index. Raises: ValueError for bytes that are none."""
+        ...
+
     def sign_multi(self, secret: bytes, message: bytes) -> bytes: ...
     def verify_multi(
         self, public_keys: Sequence[bytes], message: bytes, signature: bytes
@@ -43,6 +42,17 @@ class Scheme(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class SealedShares:
+    """What one dealer sealed for the members of a committee."""
+
+    dealer: int
+    """The dealer's share index."""
+    ephemeral: bytes
+    sealed: tuple[bytes, ...]
+    """In the committee's order."""
+
+
+@dataclass(frozen=True)
 class Transcript:
     """The public outcome of a key generation: who holds shares of which key.
 
@@ -56,6 +66,17 @@ class Transcript:
     """96 bytes."""
     share_keys: tuple[bytes, ...]
     """96 bytes each, in the committee's order."""
+    sealed: tuple[SealedShares, ...] = ()
+    """The members' secret shares, each readable by its owner only; empty: the genesis dealer gave
+    them out by other means."""
+    is_reshared: bool = False
+
+    def __hash__(self) -> int:
+        return hash((self.public_key, self.share_keys))
+
+    def without_shares(self) -> Transcript:
+        """Return what later generations of the key have to know of it."""
+        return replace(self, sealed=()) if self.sealed else self
 
     def index_of(self, node: NodeId) -> int | None:
         return self.committee.index(node) if node in self.committee else None
@@ -111,18 +132,14 @@ class KeyedHash:
         return blake2b(message, key=public_key[:32], digest_size=24).digest() == signature
 
     def combine_threshold(
-        self,
-        message: bytes,
-        threshold: int,
-        shares: Mapping[int, bytes],
-        share_keys: Sequence[bytes],
+        self, message: bytes, shares: Mapping[int, bytes], transcript: Transcript
     ) -> bytes:
-        assert len(shares) >= threshold, "too few shares to combine"
-        valid = [i for i, s in shares.items() if self.verify_threshold(share_keys[i], message, s)]
-        if len(valid) < threshold:  # as interpolation would: bytes that do not verify
+        keys = transcript.share_keys
+        assert len(shares) >= transcript.threshold, "too few shares to combine"
+        valid = [i for i, s in shares.items() if self.verify_threshold(keys[i], message, s)]
+        if len(valid) < transcript.threshold:  # as interpolation would: bytes that do not verify
             return blake2b(b"".join(shares.values()), digest_size=24).digest()
-        group = sha256(b"group" + b"".join(share_keys))
-        return blake2b(message, key=group, digest_size=24).digest()
+        return blake2b(message, key=transcript.public_key[:32], digest_size=24).digest()
 
     def faulty_threshold(
         self, keys: Sequence[bytes], message: bytes, signatures: Sequence[bytes], seed: bytes

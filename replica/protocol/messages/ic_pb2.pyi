@@ -338,13 +338,14 @@ class SubnetListRecord(_message.Message):
     def __init__(self, subnets: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class SubnetRecord(_message.Message):
-    __slots__ = ("membership", "unit_delay_millis", "initial_notary_delay_millis", "replica_version_id", "dkg_interval_length", "start_as_nns", "subnet_type", "is_halted", "max_ingress_messages_per_block", "halt_at_cup_height", "recalled_replica_version_ids", "certification_backoff_millis", "trusted_bundle_hashes", "stall_limit_millis")
+    __slots__ = ("membership", "unit_delay_millis", "initial_notary_delay_millis", "replica_version_id", "dkg_interval_length", "start_as_nns", "dkg_dealings_per_block", "subnet_type", "is_halted", "max_ingress_messages_per_block", "halt_at_cup_height", "recalled_replica_version_ids", "certification_backoff_millis", "trusted_bundle_hashes", "stall_limit_millis")
     MEMBERSHIP_FIELD_NUMBER: _ClassVar[int]
     UNIT_DELAY_MILLIS_FIELD_NUMBER: _ClassVar[int]
     INITIAL_NOTARY_DELAY_MILLIS_FIELD_NUMBER: _ClassVar[int]
     REPLICA_VERSION_ID_FIELD_NUMBER: _ClassVar[int]
     DKG_INTERVAL_LENGTH_FIELD_NUMBER: _ClassVar[int]
     START_AS_NNS_FIELD_NUMBER: _ClassVar[int]
+    DKG_DEALINGS_PER_BLOCK_FIELD_NUMBER: _ClassVar[int]
     SUBNET_TYPE_FIELD_NUMBER: _ClassVar[int]
     IS_HALTED_FIELD_NUMBER: _ClassVar[int]
     MAX_INGRESS_MESSAGES_PER_BLOCK_FIELD_NUMBER: _ClassVar[int]
@@ -359,6 +360,7 @@ class SubnetRecord(_message.Message):
     replica_version_id: str
     dkg_interval_length: int
     start_as_nns: bool
+    dkg_dealings_per_block: int
     subnet_type: int
     is_halted: bool
     max_ingress_messages_per_block: int
@@ -367,7 +369,7 @@ class SubnetRecord(_message.Message):
     certification_backoff_millis: int
     trusted_bundle_hashes: _containers.RepeatedScalarFieldContainer[bytes]
     stall_limit_millis: int
-    def __init__(self, membership: _Optional[_Iterable[bytes]] = ..., unit_delay_millis: _Optional[int] = ..., initial_notary_delay_millis: _Optional[int] = ..., replica_version_id: _Optional[str] = ..., dkg_interval_length: _Optional[int] = ..., start_as_nns: _Optional[bool] = ..., subnet_type: _Optional[int] = ..., is_halted: _Optional[bool] = ..., max_ingress_messages_per_block: _Optional[int] = ..., halt_at_cup_height: _Optional[bool] = ..., recalled_replica_version_ids: _Optional[_Iterable[str]] = ..., certification_backoff_millis: _Optional[int] = ..., trusted_bundle_hashes: _Optional[_Iterable[bytes]] = ..., stall_limit_millis: _Optional[int] = ...) -> None: ...
+    def __init__(self, membership: _Optional[_Iterable[bytes]] = ..., unit_delay_millis: _Optional[int] = ..., initial_notary_delay_millis: _Optional[int] = ..., replica_version_id: _Optional[str] = ..., dkg_interval_length: _Optional[int] = ..., start_as_nns: _Optional[bool] = ..., dkg_dealings_per_block: _Optional[int] = ..., subnet_type: _Optional[int] = ..., is_halted: _Optional[bool] = ..., max_ingress_messages_per_block: _Optional[int] = ..., halt_at_cup_height: _Optional[bool] = ..., recalled_replica_version_ids: _Optional[_Iterable[str]] = ..., certification_backoff_millis: _Optional[int] = ..., trusted_bundle_hashes: _Optional[_Iterable[bytes]] = ..., stall_limit_millis: _Optional[int] = ...) -> None: ...
 
 class ReplicaVersionRecord(_message.Message):
     __slots__ = ("release_package_sha256_hex", "release_package_urls")

@@ -1,0 +1,306 @@
+"""Distributed key generation on the chain: dealings and complaints in blocks, keys in summaries.
+
+A summary names the receivers of the keys after next. During its interval dealers deal, blocks
+collect dealings (in its first two thirds) and receivers' complaints; the next summary holds what
+comes of the dealings nobody could complain about. Too few of them: the present key stays.
+
+Source: reference/consensus.md §1.10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from replica.client.subnet_view import NodeKeys
+from replica.consensus.pool import (
+    AddValidated,
+    HandleInvalid,
+    MoveToValidated,
+    Mutation,
+    RemoveUnvalidated,
+)
+from replica.consensus.reader import Reader, Status
+from replica.protocol.artifacts import (
+    DkgComplaint,
+    DkgDealing,
+    DkgMessage,
+    Summary,
+    payload_hash,
+)
+from replica.protocol.crypto import dkg
+from replica.protocol.crypto.dkg import HIGH, LOW, Config
+from replica.protocol.crypto.keys import verify_ed25519
+from replica.protocol.crypto.scheme import Transcript
+from replica.protocol.errors import NotFound
+from replica.protocol.hashing import sha256
+from replica.protocol.ids import NodeId
+
+TAGS = (LOW, HIGH)
+
+
+def config_of(reader: Reader, summary: Summary, tag: int) -> Config:
+    """Return what is generated under a tag in the interval that a summary opens."""
+    known, key = reader.chain.configs, (payload_hash(summary), tag)
+    if key not in known:
+        newest = summary.next_high or summary.high
+        epoch = reader.chain.cup.epoch
+        known[key] = dkg.config(
+            reader.subnet, epoch, summary.height, tag, summary.receivers, newest
+        )
+    return known[key]
+
+
+def last_dealing_height(summary: Summary) -> int:
+    """Return up to where blocks take dealings; complaints have the rest of the interval."""
+    return summary.height + 1 + 2 * summary.interval_length // 3
+
+
+def _open(reader: Reader) -> Summary:
+    return reader.chain.summary_at(reader.chain.finalized_height)
+
+
+# --- making ----------------------------------------------------------------------------------
+
+
+def deal(reader: Reader) -> list[Mutation]:
+    """Deal once for each key that is generated in this interval and asks for us."""
+    summary = _open(reader)
+    if reader.status is Status.HALTED or reader.chain.notarized_height >= last_dealing_height(
+        summary
+    ):
+        return []
+    height = summary.height
+    mine = {a.tag for a in reader.pool.validated.at(DkgDealing, height) if a.dealer == reader.node}
+    if len(mine) == len(TAGS):
+        return []
+    out: list[Mutation] = []
+    for tag in TAGS:
+        config = config_of(reader, summary, tag)
+        if tag in mine or reader.node not in config.dealers:
+            continue
+        share = None
+        if config.reshared is not None:
+            share = reader.share_of(summary.next_high or summary.high)
+            if share is None:
+                continue
+        keys = reader.context.keys
+        seed = sha256(b"dealing seed" + keys.dealing)
+        receivers = {r: _keys(reader, summary, r).dealing for r in config.receivers}
+        made = reader.context.dkg.deal(config, reader.node, seed, share, receivers)
+        signature = keys.signing.sign(dkg.message(config, made))
+        epoch = reader.chain.cup.epoch
+        out.append(AddValidated(DkgDealing(epoch, height, tag, reader.node, made, signature)))
+    return out
+
+
+def complain(reader: Reader) -> list[Mutation]:
+    """Complain of dealings on the chain in which this node's share is wrong."""
+    summary = _open(reader)
+    if reader.status is Status.HALTED or reader.node not in summary.receivers:
+        return []
+    parents = reader.chain.notarized_at(reader.chain.notarized_height)
+    of_parent = reader.chain.summary_of(parents[0].hash) if parents else None
+    if of_parent is None or of_parent.height != summary.height:
+        return []
+    out: list[Mutation] = []
+    for message in reader.chain.dealt(parents[0].hash):
+        if isinstance(message, DkgDealing) and not _opens(reader, summary, message):
+            complaint = _complaint(reader, summary, message)
+            if complaint not in reader.pool.validated:
+                out.append(AddValidated(complaint))
+    return out
+
+
+def _opens(reader: Reader, summary: Summary, message: DkgDealing) -> bool:
+    """Whether our share in a dealing is right; looked at once."""
+    known = reader.chain.shares_checked
+    key = dkg.digest(message.dealing)
+    if key not in known:
+        config = config_of(reader, summary, message.tag)
+        secret = reader.context.keys.dealing
+        known[key] = reader.context.dkg.opens(config, message.dealing, reader.node, secret)
+    return known[key]
+
+
+def _complaint(reader: Reader, summary: Summary, message: DkgDealing) -> DkgComplaint:
+    config = config_of(reader, summary, message.tag)
+    secret = reader.context.keys.dealing
+    return DkgComplaint(
+        message.epoch,
+        message.height,
+        message.tag,
+        message.dealer,
+        dkg.digest(message.dealing),
+        reader.node,
+        reader.context.dkg.complain(config, message.dealing, secret),
+    )
+
+
+# --- judging ---------------------------------------------------------------------------------
+
+
+def validate(reader: Reader) -> list[Mutation]:
+    """Give dealings and complaints of the open interval their verdicts."""
+    summary = _open(reader)
+    pool, height = reader.pool, summary.height
+    out: list[Mutation] = []
+    known = {(a.tag, a.dealer) for a in pool.validated.at(DkgDealing, height)}
+    for dealing in pool.unvalidated.at(DkgDealing, height):
+        if (dealing.tag, dealing.dealer) in known:
+            out.append(RemoveUnvalidated(dealing))
+            continue
+        fault = _dealing_fault(reader, summary, dealing)
+        if fault is None:
+            known.add((dealing.tag, dealing.dealer))
+        out.append(HandleInvalid(dealing, fault) if fault else MoveToValidated(dealing))
+    if not pool.unvalidated.has(DkgComplaint, height):
+        return out
+    dealings = _dealings_here(reader, summary)
+    for complaint in pool.unvalidated.at(DkgComplaint, height):
+        accused = dealings.get(complaint.dealing)
+        if accused is not None:
+            fault = _complaint_fault(reader, summary, complaint, accused)
+            out.append(HandleInvalid(complaint, fault) if fault else MoveToValidated(complaint))
+    return out
+
+
+def _dealings_here(reader: Reader, summary: Summary) -> dict[bytes, DkgDealing]:
+    """Return the dealings of an interval that are in the pool or on the notarized chain."""
+    found: list[DkgMessage] = list(reader.pool.validated.at(DkgDealing, summary.height))
+    for parent in reader.chain.notarized_at(reader.chain.notarized_height):
+        found += reader.chain.dealt(parent.hash)
+    return {dkg.digest(m.dealing): m for m in found if isinstance(m, DkgDealing)}
+
+
+def _keys(reader: Reader, summary: Summary, node: NodeId) -> NodeKeys:
+    return reader.context.registry.node_keys(node, summary.next_registry_version)
+
+
+def _dealing_fault(reader: Reader, summary: Summary, message: DkgDealing) -> str | None:
+    if message.tag not in TAGS:
+        return "there is no such key"
+    config = config_of(reader, summary, message.tag)
+    fault = reader.context.dkg.fault(config, message.dealer, message.dealing)
+    if fault:
+        return fault
+    try:
+        key = _keys(reader, summary, message.dealer).signing
+    except NotFound:
+        return "the registry knows no keys of the dealer"
+    signed = dkg.message(config, message.dealing)
+    return None if verify_ed25519(key, signed, message.signature) else "wrong signature"
+
+
+def _complaint_fault(
+    reader: Reader, summary: Summary, complaint: DkgComplaint, accused: DkgDealing
+) -> str | None:
+    if (complaint.tag, complaint.dealer) != (accused.tag, accused.dealer):
+        return "it names another dealing"
+    if complaint.accuser not in summary.receivers:
+        return "the accuser receives no share"
+    config = config_of(reader, summary, complaint.tag)
+    key = _keys(reader, summary, complaint.accuser).dealing
+    good = reader.context.dkg.is_justified(
+        config, accused.dealing, complaint.accuser, key, complaint.complaint
+    )
+    return None if good else "the complaint is not justified"
+
+
+# --- blocks ----------------------------------------------------------------------------------
+
+
+def select(reader: Reader, parent: bytes, height: int) -> tuple[DkgMessage, ...]:
+    """Return what a block of ours carries of the key generation that is open at its parent."""
+    summary = reader.chain.summary_of(parent)
+    if summary is None:
+        return ()
+    before = reader.chain.dealt(parent)
+    space = reader.settings_at(height).dealings_per_block_max
+    chosen: list[DkgMessage] = []
+    done = {_subject(m) for m in before}
+    accusable = {dkg.digest(m.dealing) for m in before if isinstance(m, DkgDealing)}
+    for complaint in reader.pool.validated.at(DkgComplaint, summary.height):
+        if len(chosen) < space and complaint.dealing in accusable:
+            if _subject(complaint) not in done:
+                done.add(_subject(complaint))
+                chosen.append(complaint)
+    if height <= last_dealing_height(summary):
+        counts = _counts(before)
+        for dealing in reader.pool.validated.at(DkgDealing, summary.height):
+            wanted = config_of(reader, summary, dealing.tag).wanted
+            if len(chosen) < space and counts[dealing.tag] < wanted:
+                if _subject(dealing) not in done:
+                    counts[dealing.tag] += 1
+                    chosen.append(dealing)
+    return tuple(chosen)
+
+
+def _subject(message: DkgMessage) -> tuple[int, NodeId, bool]:
+    """A dealer is heard once on each key, and complained of once."""
+    return message.tag, message.dealer, isinstance(message, DkgComplaint)
+
+
+def _counts(messages: Iterable[DkgMessage]) -> dict[int, int]:
+    dealings = [m.tag for m in messages if isinstance(m, DkgDealing)]
+    return {tag: dealings.count(tag) for tag in TAGS}
+
+
+def payload_fault(
+    reader: Reader, parent: bytes, height: int, messages: tuple[DkgMessage, ...]
+) -> str | None:
+    """Return what is wrong with the key generation in a block."""
+    if not messages:
+        return None
+    summary = reader.chain.summary_of(parent)
+    if summary is None or len(messages) > reader.settings_at(height).dealings_per_block_max:
+        return "too much of key generation in one block"
+    before = reader.chain.dealt(parent)
+    done, counts = {_subject(m) for m in before}, _counts(before)
+    accusable = {dkg.digest(m.dealing): m for m in before if isinstance(m, DkgDealing)}
+    for message in messages:
+        if (message.epoch, message.height) != (reader.chain.cup.epoch, summary.height):
+            return "of another key generation"
+        if _subject(message) in done:
+            return "said before"
+        done.add(_subject(message))
+        if isinstance(message, DkgComplaint):
+            accused = accusable.get(message.dealing)
+            if accused is None:
+                return "a complaint of a dealing that is not there"
+            fault = _complaint_fault(reader, summary, message, accused)
+        else:
+            fault = _dealing_fault(reader, summary, message)
+            if fault is None:
+                counts[message.tag] += 1
+                if height > last_dealing_height(summary):
+                    fault = "a dealing too late in the interval"
+                elif counts[message.tag] > config_of(reader, summary, message.tag).wanted:
+                    fault = "more dealings than are wanted"
+        if fault:
+            return fault
+    return None
+
+
+def outcome(
+    reader: Reader, parent: bytes, summary: Summary
+) -> tuple[Transcript | None, Transcript | None]:
+    """Return the (low, high) keys that come of an interval that ends with this block."""
+    found = reader.chain.outcomes.get(parent)
+    if found is None:
+        messages = reader.chain.dealt(parent)
+        low, high = (_generate(reader, summary, tag, messages) for tag in TAGS)
+        found = reader.chain.outcomes[parent] = (low, high)
+    return found
+
+
+def _generate(
+    reader: Reader, summary: Summary, tag: int, messages: Iterable[DkgMessage]
+) -> Transcript | None:
+    of_tag = [m for m in messages if m.tag == tag]
+    accused = {m.dealing for m in of_tag if isinstance(m, DkgComplaint)}
+    good = {
+        m.dealer: m.dealing
+        for m in of_tag
+        if isinstance(m, DkgDealing) and dkg.digest(m.dealing) not in accused
+    }
+    return reader.context.dkg.combine(config_of(reader, summary, tag), good)

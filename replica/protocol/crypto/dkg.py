@@ -1,0 +1,394 @@
+"""Distributed key generation: joint Feldman, sealed shares, complaints that anyone can judge.
+
+A dealer commits to a polynomial in G2 and seals each receiver's share with a key that dealer and
+receiver alone can derive (ElGamal over G1). A receiver whose share does not fit the commitments
+publishes that key for this dealing, with a proof (equal discrete logarithms), so that everybody can
+open the share and see. Fresh keys are the sum of all good dealings. Resharing hands an existing key
+to other receivers: dealers share their own shares, and the commitment to the constant term must be
+their known public share, so the public key stays.
+
+Known and harmless here: the last dealer of a fresh key can bias it (Feldman); it signs randomness
+that stays unpredictable. A dealer's polynomial is derived from its secret key and what is dealt, so
+that a restart deals the same again: past dealings are as secret as that key.
+
+Source: reference/consensus.md §1.10 and §2, decision 5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from blspy import G2Element
+from py_arkworks_bls12381 import G1Point, G2Point, Scalar
+
+from replica.protocol import canonical
+from replica.protocol.crypto import bls
+from replica.protocol.crypto.scheme import (
+    SealedShares,
+    Transcript,
+    faults_max,
+    threshold_high,
+    threshold_low,
+)
+from replica.protocol.errors import Malformed
+from replica.protocol.hashing import domain, domain_hash, sha256
+from replica.protocol.ids import Epoch, Height, NodeId, SubnetId
+
+LOW, HIGH = 1, 2
+"""Tags: which of a subnet's two keys."""
+G1_BYTES, G2_BYTES, SCALAR_BYTES = 48, 96, 32
+
+
+@dataclass(frozen=True)
+class Config:
+    """One key to be generated. Everybody derives the same from the summary that opens it."""
+
+    subnet: SubnetId
+    epoch: Epoch
+    height: Height
+    """Of the summary."""
+    tag: int
+    dealers: tuple[NodeId, ...]
+    receivers: tuple[NodeId, ...]
+    """In ascending order."""
+    threshold: int
+    """Of the new key."""
+    reshared: Transcript | None
+    """The key that stays; None: a fresh one."""
+
+    @property
+    def needed(self) -> int:
+        """How many good dealings make the key."""
+        return self.reshared.threshold if self.reshared else faults_max(len(self.dealers)) + 1
+
+    @property
+    def wanted(self) -> int:
+        """How many dealings are collected: as many may be bad as there are faulty dealers."""
+        return self.needed + faults_max(len(self.dealers))
+
+    @property
+    def digest(self) -> bytes:
+        found: bytes | None = self.__dict__.get("_digest")
+        if found is None:
+            found = self.__dict__["_digest"] = domain_hash("ni-dkg-config", canonical.encode(self))
+        return found
+
+    def index_of(self, dealer: NodeId) -> int:
+        """Return the dealer's share index in the key that is reshared, or among the dealers."""
+        committee = self.reshared.committee if self.reshared else self.dealers
+        return committee.index(dealer)
+
+
+def config(
+    subnet: SubnetId,
+    epoch: Epoch,
+    height: Height,
+    tag: int,
+    receivers: tuple[NodeId, ...],
+    newest_high: Transcript,
+) -> Config:
+    """Return what is generated for these receivers: low fresh by them, high reshared to them."""
+    count = len(receivers)
+    if tag == LOW:
+        threshold = threshold_low(count)
+        return Config(subnet, epoch, height, tag, receivers, receivers, threshold, None)
+    dealers = newest_high.committee
+    bare = newest_high.without_shares()
+    return Config(subnet, epoch, height, tag, dealers, receivers, threshold_high(count), bare)
+
+
+@dataclass(frozen=True)
+class Dealing:
+    commitments: tuple[bytes, ...]
+    """To the coefficients, constant term first: 96 bytes each, as many as the threshold."""
+    ephemeral: bytes
+    """48 bytes: what receivers derive their keys from."""
+    sealed: tuple[bytes, ...]
+    """32 bytes each, in the receivers' order."""
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """A receiver's proof that its share in a dealing is not what the dealer committed to."""
+
+    key: bytes
+    """48 bytes: the point that opens this receiver's share of this dealing."""
+    challenge: bytes
+    response: bytes
+    """32 bytes each: that whoever made it knows the receiver's secret key."""
+
+
+class KeyGeneration(Protocol):
+    """What consensus asks of a scheme of distributed key generation."""
+
+    def deal(
+        self,
+        config: Config,
+        dealer: NodeId,
+        seed: bytes,
+        share: bytes | None,
+        keys: Mapping[NodeId, bytes],
+    ) -> Dealing:
+        """`seed`: 32 secret bytes. `share`: the dealer's, when a key is reshared. `keys`: the
+        receivers' public keys."""
+        ...
+
+    def fault(self, config: Config, dealer: NodeId, dealing: Dealing) -> str | None:
+        """Return what everybody can see to be wrong."""
+        ...
+
+    def opens(self, config: Config, dealing: Dealing, receiver: NodeId, secret: bytes) -> bool:
+        """Return whether a receiver's share is what the dealer committed to."""
+        ...
+
+    def complain(self, config: Config, dealing: Dealing, secret: bytes) -> Complaint: ...
+
+    def is_justified(
+        self, config: Config, dealing: Dealing, receiver: NodeId, key: bytes, complaint: Complaint
+    ) -> bool:
+        """`key`: the receiver's public key."""
+        ...
+
+    def combine(self, config: Config, dealings: Mapping[NodeId, Dealing]) -> Transcript | None:
+        """Return the new key; None when there are too few good dealings."""
+        ...
+
+    def share_of(self, transcript: Transcript, node: NodeId, secret: bytes) -> bytes | None:
+        """Return a member's secret share, out of what is sealed in the transcript."""
+        ...
+
+
+def public_key(secret: bytes) -> bytes:
+    """Return the 48-byte key under which shares are sealed for whoever knows the secret."""
+    return _bytes(G1Point() * _scalar_of(secret))
+
+
+def message(config: Config, dealing: Dealing) -> bytes:
+    """Return what a dealer signs."""
+    return domain("dealing_content_non_interactive") + config.digest + digest(dealing)
+
+
+def digest(dealing: Dealing) -> bytes:
+    found: bytes | None = dealing.__dict__.get("_digest")
+    if found is None:
+        found = dealing.__dict__["_digest"] = sha256(canonical.encode(dealing))
+    return found
+
+
+class BlsDkg:
+    """The real scheme."""
+
+    def deal(
+        self,
+        config: Config,
+        dealer: NodeId,
+        seed: bytes,
+        share: bytes | None,
+        keys: Mapping[NodeId, bytes],
+    ) -> Dealing:
+        coefficients = [_derive(seed, config.digest, k) for k in range(config.threshold)]
+        if config.reshared is not None:
+            assert share is not None, "resharing needs the dealer's share"
+            coefficients[0] = int.from_bytes(share, "big")
+        ephemeral = _scalar(_derive(seed, config.digest, -1))
+        sealed = []
+        for i, receiver in enumerate(config.receivers):
+            point = _bytes(_g1(keys[receiver]) * ephemeral)
+            value = bls.evaluate(coefficients, i + 1).to_bytes(SCALAR_BYTES, "big")
+            sealed.append(_xor(value, _pad(_bytes(G1Point() * ephemeral), point, receiver)))
+        return Dealing(
+            tuple([bls.public_key(c) for c in coefficients]),
+            _bytes(G1Point() * ephemeral),
+            tuple(sealed),
+        )
+
+    def fault(self, config: Config, dealer: NodeId, dealing: Dealing) -> str | None:
+        return _fault(config.digest, config, dealer, dealing)
+
+    def opens(self, config: Config, dealing: Dealing, receiver: NodeId, secret: bytes) -> bool:
+        point = _bytes(_g1(dealing.ephemeral) * _scalar_of(secret))
+        return _fits(config, dealing, receiver, point)
+
+    def complain(self, config: Config, dealing: Dealing, secret: bytes) -> Complaint:
+        base, ephemeral, scalar = G1Point(), _g1(dealing.ephemeral), _scalar_of(secret)
+        nonce = _scalar(_derive(secret, digest(dealing), -2))
+        point = ephemeral * scalar
+        challenge = _challenge(
+            _bytes(base * scalar),
+            dealing.ephemeral,
+            _bytes(point),
+            _bytes(base * nonce),
+            _bytes(ephemeral * nonce),
+        )
+        response = (
+            _derive(secret, digest(dealing), -2) + challenge * int.from_bytes(secret, "big")
+        ) % bls.ORDER
+        return Complaint(
+            _bytes(point),
+            challenge.to_bytes(SCALAR_BYTES, "big"),
+            response.to_bytes(SCALAR_BYTES, "big"),
+        )
+
+    def is_justified(
+        self, config: Config, dealing: Dealing, receiver: NodeId, key: bytes, complaint: Complaint
+    ) -> bool:
+        try:
+            public, point = _g1(key), _g1(complaint.key)
+            ephemeral = _g1(dealing.ephemeral)
+        except Malformed:
+            return False
+        challenge = int.from_bytes(complaint.challenge, "big")
+        response = int.from_bytes(complaint.response, "big")
+        if max(challenge, response) >= bls.ORDER:
+            return False
+        c, z = _scalar(challenge), _scalar(response)
+        first = _bytes(G1Point() * z - public * c)
+        second = _bytes(ephemeral * z - point * c)
+        if challenge != _challenge(key, dealing.ephemeral, complaint.key, first, second):
+            return False
+        return receiver in config.receivers and not _fits(config, dealing, receiver, complaint.key)
+
+    def combine(self, config: Config, dealings: Mapping[NodeId, Dealing]) -> Transcript | None:
+        if len(dealings) < config.needed:
+            return None
+        chosen = sorted(dealings, key=config.index_of)
+        if config.reshared is not None:
+            chosen = chosen[: config.needed]
+        indices = tuple([config.index_of(d) for d in chosen])
+        factors = bls.lagrange(indices) if config.reshared else tuple([1] * len(chosen))
+        scalars = [_scalar(f) for f in factors]
+        sums = []
+        for k in range(config.threshold):
+            points = [_g2(dealings[d].commitments[k]) for d in chosen]
+            sums.append(G2Point.multiexp_unchecked(points, scalars))
+        keys = [_evaluate_public(sums, i + 1) for i in range(len(config.receivers))]
+        sealed = tuple(
+            [
+                SealedShares(i, dealings[d].ephemeral, dealings[d].sealed)
+                for i, d in zip(indices, chosen)
+            ]
+        )
+        return Transcript(
+            config.threshold,
+            config.receivers,
+            _bytes(sums[0]),
+            tuple([_bytes(k) for k in keys]),
+            sealed,
+            config.reshared is not None,
+        )
+
+    def share_of(self, transcript: Transcript, node: NodeId, secret: bytes) -> bytes | None:
+        return _share_of(transcript, node, secret)
+
+
+@lru_cache(maxsize=64)
+def _share_of(transcript: Transcript, node: NodeId, secret: bytes) -> bytes | None:
+    index = transcript.index_of(node)
+    if index is None or not transcript.sealed:
+        return None
+    indices = tuple([s.dealer for s in transcript.sealed])
+    factors = bls.lagrange(indices) if transcript.is_reshared else (1,) * len(indices)
+    total = 0
+    for factor, part in zip(factors, transcript.sealed):
+        point = _bytes(_g1(part.ephemeral) * _scalar_of(secret))
+        opened = _xor(part.sealed[index], _pad(part.ephemeral, point, node))
+        total = (total + factor * int.from_bytes(opened, "big")) % bls.ORDER
+    if bls.public_key(total) != transcript.share_keys[index]:
+        return None  # a dealer cheated while this node could not complain
+    return total.to_bytes(SCALAR_BYTES, "big")
+
+
+@lru_cache(maxsize=512)
+def _fault(_config: bytes, config: Config, dealer: NodeId, dealing: Dealing) -> str | None:
+    if dealer not in config.dealers:
+        return "the dealer was not asked to deal"
+    if len(dealing.commitments) != config.threshold:
+        return "a polynomial of another degree"
+    if len(dealing.sealed) != len(config.receivers):
+        return "not one share for each receiver"
+    if any(len(s) != SCALAR_BYTES for s in dealing.sealed):
+        return "a share that has not 32 bytes"
+    if config.reshared is not None:
+        known = config.reshared.share_keys[config.index_of(dealer)]
+        if dealing.commitments[0] != known:
+            return "it does not reshare the dealer's own share"
+    try:
+        _g1(dealing.ephemeral)
+        for commitment in dealing.commitments:
+            _g2_checked(commitment)
+    except Malformed as error:
+        return str(error)
+    return None
+
+
+def _fits(config: Config, dealing: Dealing, receiver: NodeId, point: bytes) -> bool:
+    index = config.receivers.index(receiver)
+    opened = _xor(dealing.sealed[index], _pad(dealing.ephemeral, point, receiver))
+    value = int.from_bytes(opened, "big")
+    if value >= bls.ORDER:
+        return False
+    expected = _evaluate_public([_g2(c) for c in dealing.commitments], index + 1)
+    return bls.public_key(value) == _bytes(expected)
+
+
+def _evaluate_public(commitments: list[G2Point], x: int) -> G2Point:
+    powers = [_scalar(pow(x, k, bls.ORDER)) for k in range(len(commitments))]
+    return G2Point.multiexp_unchecked(commitments, powers)
+
+
+def _pad(ephemeral: bytes, point: bytes, receiver: NodeId) -> bytes:
+    return domain_hash("ni-dkg-share", ephemeral, point, bytes(receiver))
+
+
+def _challenge(*points: bytes) -> int:
+    return int.from_bytes(domain_hash("ni-dkg-complaint", *points), "big") % bls.ORDER
+
+
+def _derive(seed: bytes, context: bytes, number: int) -> int:
+    raw = hashlib.shake_256(
+        domain("ni-dkg-coefficient") + seed + context + number.to_bytes(4, "big", signed=True)
+    ).digest(48)
+    return int.from_bytes(raw, "big") % (bls.ORDER - 1) + 1
+
+
+def _xor(a: bytes, b: bytes) -> bytes:
+    return bytes(x ^ y for x, y in zip(a, b, strict=True))
+
+
+def _scalar(value: int) -> Scalar:
+    return Scalar.from_be_bytes((value % bls.ORDER).to_bytes(SCALAR_BYTES, "big"))
+
+
+def _scalar_of(secret: bytes) -> Scalar:
+    return _scalar(int.from_bytes(secret, "big"))
+
+
+def _bytes(point: G1Point | G2Point) -> bytes:
+    return bytes(point.to_compressed_bytes())
+
+
+def _g1(raw: bytes) -> G1Point:
+    """Decode with subgroup check. Raises: Malformed, also for the point at infinity."""
+    if len(raw) != G1_BYTES or raw[0] & 0x40:
+        raise Malformed("not a point of G1")
+    try:
+        return G1Point.from_compressed_bytes(raw)
+    except ValueError as error:
+        raise Malformed(f"not a point of G1: {error}") from error
+
+
+def _g2_checked(raw: bytes) -> None:
+    if len(raw) != G2_BYTES or raw[0] & 0x40:
+        raise Malformed("not a point of G2")
+    try:
+        G2Element.from_bytes(raw)
+    except ValueError as error:
+        raise Malformed(f"not a point of G2: {error}") from error
+
+
+def _g2(raw: bytes) -> G2Point:
+    return G2Point.from_compressed_bytes_unchecked(raw)
