@@ -8,7 +8,7 @@ DEV_READY := $(VENV)/.dev-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help drill drill-crash test lint format simulate bench clean lock
+.PHONY: help drill drill-crash test lint format simulate mutants bench clean lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ FIRST ?= 0
 
 simulate: $(RUN_READY) ## Consensus under virtual time, with faults (SEEDS=, FIRST=)
 	@$(BIN)/python -m simulation run --seeds $(SEEDS) --first $(FIRST)
+
+mutants: $(RUN_READY) ## Deliberately broken variants, each of which a campaign must catch
+	@$(BIN)/python -m simulation mutants
 
 bench: $(RUN_READY) ## Measure beside a peer or a bound (ONLY=simulation, JSON=file)
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))

@@ -44,6 +44,26 @@ def run(
     raise typer.Exit(0 if result.passed else 1)
 
 
+@app.command("mutants")
+def mutants_(workers: Workers = CORES) -> None:
+    """Run every deliberately broken variant. Exit status 1: one of them survived."""
+    from simulation import mutants
+
+    width = max(len(m.name) for m in mutants.MUTANTS)
+    survived = 0
+    for verdict in mutants.run(workers):
+        survived += not verdict.killed
+        what = f"seed {verdict.seed}: {verdict.reason}" if verdict.killed else "SURVIVED"
+        line = (
+            f"{verdict.mutant:<{width}}  {verdict.campaign:<11}  {verdict.seconds:5.1f} s  {what}"
+        )
+        sys.stdout.write(line[:150] + "\n")
+        sys.stdout.flush()
+    total = len(mutants.MUTANTS)
+    sys.stdout.write(f"{total - survived} of {total} mutants killed\n")
+    raise typer.Exit(1 if survived else 0)
+
+
 def report(result: campaign.Result, first: int) -> list[str]:
     """Return what a person wants to know of a campaign, line by line."""
     seconds = result.seconds or 1e-9

@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING
 
 from replica.consensus.delivery import Batch
 from replica.consensus.dkg import config_of
-from replica.protocol import artifacts
+from replica.protocol import artifacts, cup
 from replica.protocol.artifacts import (
+    SHARES,
     Artifact,
     BlockProposal,
+    Certification,
+    Cup,
+    DkgComplaint,
     DkgDealing,
+    Finalization,
     FinalizationShare,
+    Notarization,
     NotarizationShare,
 )
 from replica.protocol.crypto import dkg
-from replica.protocol.ids import TimeNs
-from simulation.doubles import HashChain
+from replica.protocol.ids import Height, TimeNs
+from simulation.doubles import HashChain, tree_of
 from simulation.scheduler import draw
 
 if TYPE_CHECKING:
@@ -54,6 +60,26 @@ class BadDealer:
         else:
             self.world.counts["dealings withheld"] += 1
 
+    def slander(self, node: Node, package: cup.CatchUpPackage) -> None:
+        """Complain, without reason, of every dealing that is known."""
+        driver = node.driver
+        assert driver is not None
+        height = package.summary.height
+        for dealing in driver.pool.validated.at(DkgDealing, height):
+            config = config_of(driver.reader(self.world.now), package.summary, dealing.tag)
+            secret = node.keys.dealing
+            complaint = DkgComplaint(
+                dealing.epoch,
+                height,
+                dealing.tag,
+                dealing.dealer,
+                dkg.digest(dealing.dealing),
+                node.keys.node,
+                driver.context.dkg.complain(config, dealing.dealing, secret),
+            )
+            self.world.counts["slander"] += 1
+            self.world.network.broadcast(node.index, complaint)
+
     def _spoil(self, node: Node, artifact: DkgDealing) -> DkgDealing:
         driver = node.driver
         assert driver is not None
@@ -65,6 +91,68 @@ class BadDealer:
         config = config_of(reader, driver.chain.summary_at(artifact.height), artifact.tag)
         signature = node.keys.signing.sign(dkg.message(config, dealing))
         return replace(artifact, dealing=dealing, signature=signature)
+
+
+class Forger:
+    """Sends what nobody signed: notarizations, finalizations, certifications, packages, shares."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def send(self, node: Node, artifact: Artifact) -> None:
+        network = self.world.network
+        if isinstance(artifact, SHARES) and draw(self.world.seed, "bad share", artifact) < 0.5:
+            self.world.counts["bad shares"] += 1
+            bad = bytes([artifact.signature[0] ^ 1]) + artifact.signature[1:]
+            network.broadcast(node.index, replace(artifact, signature=bad))
+            return
+        network.broadcast(node.index, artifact)
+        if isinstance(artifact, BlockProposal) and artifact.maker == node.keys.node:
+            self.world.counts["forgeries"] += 1
+            for forged in self._forge(node, artifact):
+                network.broadcast(node.index, forged)
+
+    def _forge(self, node: Node, proposal: BlockProposal) -> list[Artifact]:
+        driver = node.driver
+        assert driver is not None
+        twin = twin_of(node, proposal)
+        hash_ = artifacts.block_hash(twin.block)
+        epoch, height = twin.epoch, twin.height
+        signers = driver.chain.cup.summary.receivers[:3]
+        root, witness = tree_of(height, b"forged")
+        package = driver.chain.cup
+        beacon = replace(package.beacon, height=Height(package.summary.next_start))
+        forged_block = replace(package.block, height=beacon.height)
+        summary = replace(package.summary, height=beacon.height)
+        forged_block = replace(forged_block, payload_hash=artifacts.payload_hash(summary))
+        content = cup.content(forged_block, summary, beacon, b"f" * 32)
+        forged_cup = cup.CatchUpPackage(content, bytes(24)).encode()
+        out: list[Artifact] = [
+            twin,
+            Notarization(epoch, height, hash_, signers, bytes(24)),
+            Finalization(epoch, height, hash_, signers, bytes(24)),
+            Certification(epoch, height, root, witness, bytes(24)),
+            Cup(epoch, beacon.height, forged_cup),
+        ]
+        if package.is_signed:
+            out.append(Cup(epoch, package.height, package.encode()))
+        return out
+
+
+def twin_of(node: Node, proposal: BlockProposal) -> BlockProposal:
+    """Return another block of the same maker, height and rank, signed as well as the first."""
+    context = proposal.block.context
+    later = replace(context, time_ns=TimeNs(context.time_ns + 1))
+    payload = proposal.payload
+    if isinstance(payload, artifacts.Data):
+        payload = node.driver.context.payloads.build((), later, 0)  # type: ignore[union-attr]
+    block = replace(proposal.block, context=later, payload_hash=artifacts.payload_hash(payload))
+    message = artifacts.block_message(
+        block.subnet, block.epoch, block.height, artifacts.block_hash(block)
+    )
+    return replace(
+        proposal, block=block, payload=payload, signature=node.keys.signing.sign(message)
+    )
 
 
 class Equivocator:
@@ -82,7 +170,7 @@ class Equivocator:
             network.broadcast(node.index, artifact)
             self._sign(node, artifact)
             return
-        twin = self._twin(node, artifact)
+        twin = twin_of(node, artifact)
         self.world.counts["equivocations"] += 1
         for peer in self.world.nodes:
             if peer is not node:
@@ -93,20 +181,6 @@ class Equivocator:
                 if both or not first:
                     network.send(node.index, peer.index, twin)
         self._sign(node, twin)
-
-    def _twin(self, node: Node, proposal: BlockProposal) -> BlockProposal:
-        context = proposal.block.context
-        later = replace(context, time_ns=TimeNs(context.time_ns + 1))
-        payload = proposal.payload
-        if isinstance(payload, artifacts.Data):
-            payload = node.driver.context.payloads.build((), later, 0)  # type: ignore[union-attr]
-        block = replace(proposal.block, context=later, payload_hash=artifacts.payload_hash(payload))
-        message = artifacts.block_message(
-            block.subnet, block.epoch, block.height, artifacts.block_hash(block)
-        )
-        return replace(
-            proposal, block=block, payload=payload, signature=node.keys.signing.sign(message)
-        )
 
     def _sign(self, node: Node, proposal: BlockProposal) -> None:
         hash_ = artifacts.block_hash(proposal.block)

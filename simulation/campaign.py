@@ -80,7 +80,13 @@ class Result:
 
 
 def run_plan(
-    seed: int, plan: Plan, rounds: int = ROUNDS, cups: int = CUPS, *, exhaustive: bool = False
+    seed: int,
+    plan: Plan,
+    rounds: int = ROUNDS,
+    cups: int = CUPS,
+    *,
+    exhaustive: bool = False,
+    liveness_ns: int = LIVENESS_NS,
 ) -> World:
     """Safety phase under the plan, then liveness: all links and nodes back.
 
@@ -100,7 +106,7 @@ def run_plan(
 
     world.run(done, rounds * 130 * MS)
     world.revive()
-    if not world.run(done, LIVENESS_NS):
+    if not world.run(done, liveness_ns):
         raise Violation(
             f"stuck at height {world.finalized_height()} and CUP {world.cup_height()} (L1, L3)"
         )

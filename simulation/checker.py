@@ -36,6 +36,9 @@ class Checker:
         self.finalized_directly: dict[int, bytes] = {}
         self.notarization_signed: dict[tuple[bytes, int], set[bytes]] = {}
         self.finalization_signed: dict[tuple[bytes, int], bytes] = {}
+        self.live_from: int | None = None
+        """Height from which on all faults are over."""
+        self._failed: dict[int, bool] = {}
         self._looked: dict[int, tuple[int, int, int]] = {}
         self._finalized_seen: dict[int, int] = {}
         self._notarized_seen: dict[int, int] = {}
@@ -66,6 +69,7 @@ class Checker:
                 self._same(self.tapes, height, tape.signature, "tapes")
         self._finalized_seen[node.index] = chain.finalized_height
         self._check_bound(node)
+        self._check_epoch(node)
 
     def _look_at_notarized(self, node: Node) -> None:
         """S2: where a block is finalized itself, no other block of that height is notarized."""
@@ -135,6 +139,36 @@ class Checker:
         if certification.height <= node.state.certified_height:
             raise Violation(f"node {node.index} goes back to a certified height")  # S9
 
+    def _check_generation(self, package: CatchUpPackage) -> None:
+        """L5: once all faults are over but f faulty nodes, key generation comes to something.
+
+        One interval may fail because messages are late; two in a row may not.
+        """
+        length, summary = self.plan.interval + 1, package.summary
+        if self.live_from is None or package.height - length < self.live_from:
+            return
+        failed = summary.next_low is None or summary.next_high is None
+        self._failed[package.height] = failed
+        if failed and self._failed.get(package.height - length):
+            raise Violation(f"no keys came of two intervals up to {package.height}")
+
+    def _check_shares(self, node: Node, package: CatchUpPackage) -> None:
+        """L5: whoever is dealt a share of a key holds a good one."""
+        assert node.driver is not None
+        reader = node.driver.reader(0)
+        for key in (package.summary.low, package.summary.high):
+            if node.keys.node in key.committee and reader.share_of(key) is None:
+                raise Violation(f"node {node.index} was dealt a share that is none")
+
+    def _check_epoch(self, node: Node) -> None:
+        """S14: nothing of another epoch is taken for valid."""
+        assert node.driver is not None
+        epoch = node.driver.chain.cup.epoch
+        top = node.driver.pool.validated.height_max(NotarizationShare)
+        for share in node.driver.pool.validated.at(NotarizationShare, top or 0):
+            if share.epoch != epoch:
+                raise Violation(f"node {node.index} took a share of epoch {share.epoch}")
+
     def adopted(self, node: Node, package: CatchUpPackage) -> None:
         """S8: one CUP a height, on the grid of intervals. S9: never back. S11: one public key."""
         self._same(self.cups, package.height, package.content, "CUPs")
@@ -142,6 +176,8 @@ class Checker:
             raise Violation(f"a CUP at height {package.height}, off the interval grid")
         if package.height <= node.package.height:
             raise Violation(f"node {node.index} went back from CUP {node.package.height}")
+        self._check_shares(node, package)
+        self._check_generation(package)
         self.public_keys.add(package.summary.high.public_key)
         if len(self.public_keys) > 1:
             raise Violation(f"the subnet's public key changed with the CUP at {package.height}")

@@ -71,6 +71,8 @@ class Plan:
     """Nodes that sign another state than they should."""
     bad_dealers: tuple[int, ...] = ()
     """Nodes that deal wrong shares to some, or nothing at all."""
+    forgers: tuple[int, ...] = ()
+    """Nodes that send what nobody signed, old catch-up packages, and shares that are none."""
     real_bls: bool = False
     slow_execution: bool = False
 
@@ -78,7 +80,12 @@ class Plan:
     def faulty(self) -> frozenset[int]:
         """Byzantine nodes; what they sign is no business of the checkers."""
         return frozenset(
-            self.equivocators + self.twins + self.amnesiacs + self.liars + self.bad_dealers
+            self.equivocators
+            + self.twins
+            + self.amnesiacs
+            + self.liars
+            + self.bad_dealers
+            + self.forgers
         )
 
 
@@ -98,7 +105,15 @@ def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:
         faults += _pair(seed, i, time, time + length, target, nodes)
         time += length
     # An amnesiac harms only where it restarts, so it gets a crash of its own.
-    roles = ("equivocators", "equivocators", "amnesiacs", "liars", "bad_dealers", "twins")
+    roles = (
+        "equivocators",
+        "equivocators",
+        "amnesiacs",
+        "liars",
+        "bad_dealers",
+        "twins",
+        "forgers",
+    )
     role = roles[int(len(roles) * draw(seed, "role"))]
     if role == "amnesiacs":
         # One that lost its disk has forgotten what it signed: within f, like any other lie.

@@ -14,7 +14,13 @@ from replica.consensus import driver as d
 from replica.consensus.delivery import Batch
 from replica.consensus.reader import Context, SecretKeys
 from replica.protocol import cup
-from replica.protocol.artifacts import Artifact, Certification, DkgComplaint, DkgDealing
+from replica.protocol.artifacts import (
+    Artifact,
+    BeaconShare,
+    Certification,
+    DkgComplaint,
+    DkgDealing,
+)
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.dkg import BlsDkg, KeyGeneration
 from replica.protocol.crypto.dkg_double import DoubleDkg
@@ -23,7 +29,7 @@ from replica.protocol.ids import NodeId, SubnetId
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
 from replica.protocol.registry_transport import Mutation
-from simulation.adversary import BadDealer, Equivocator, LyingChain
+from simulation.adversary import BadDealer, Equivocator, Forger, LyingChain
 from simulation.checker import Checker, Violation
 from simulation.doubles import HashChain, Requests
 from simulation.genesis import Genesis, publish
@@ -79,6 +85,7 @@ class World(Scheduler):
         self.network = Network(self, plan, len(self.nodes), self._arrive, self._is_late)
         self.equivocator = Equivocator(self)
         self.bad_dealer = BadDealer(self)
+        self.forger = Forger(self)
         for node in self.nodes:
             if node.keys.node in self.genesis.members:
                 self.start(node)
@@ -172,6 +179,8 @@ class World(Scheduler):
             else:
                 self.wake(node, self.now)
         self.heal()
+        up = [n.driver.chain.notarized_height for n in self.nodes if n.driver is not None]
+        self.checker.live_from = max(up)
 
     def stop(self, node: Node) -> None:
         node.driver = None
@@ -344,7 +353,12 @@ class World(Scheduler):
         if node.index in self.plan.bad_dealers and isinstance(artifact, DkgDealing):
             self.bad_dealer.send(node, artifact)
             return
-        if node.index in self.plan.equivocators:
+        if node.index in self.plan.bad_dealers and isinstance(artifact, BeaconShare):
+            if artifact.height % (self.plan.interval + 1) == self.plan.interval // 2:
+                self.bad_dealer.slander(node, node.package)
+        if node.index in self.plan.forgers:
+            self.forger.send(node, artifact)
+        elif node.index in self.plan.equivocators:
             self.equivocator.send(node, artifact)
         else:
             self.network.broadcast(node.index, artifact)

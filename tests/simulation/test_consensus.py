@@ -11,10 +11,10 @@ import pytest
 
 from replica.consensus.reader import GAP_MAX
 from simulation.campaign import RARE, ROUNDS, Result, run_plan, run_seed
+from simulation.doubles import DivergingChain
 from simulation.plan import KINDS, Fault, Plan, from_json, random_plan, to_json
 from simulation.scheduler import GENESIS_NS, SECOND
 from simulation.subnet import World
-from tests.simulation.diverging import DivergingChain
 
 SEEDS, PER_TEST = 100, 5
 

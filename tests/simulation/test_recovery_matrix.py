@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from simulation.doubles import manifest_root
+from simulation.recovery import PHASES, VICTIMS, RecoveryWorld
 from simulation.scheduler import SECOND
-from tests.simulation.recovery_world import PHASES, VICTIMS, RecoveryWorld
 
 
 def recover(seed: int, phase: str, victim: str) -> RecoveryWorld:

@@ -33,12 +33,11 @@ from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
 from replica.protocol.registry_transport import Mutation
 from simulation.checker import Violation
-from simulation.doubles import HashChain, manifest_root
+from simulation.doubles import DivergingChain, HashChain, manifest_root
 from simulation.genesis import publish
 from simulation.plan import Plan
 from simulation.scheduler import MS, SECOND
 from simulation.subnet import Node, World
-from tests.simulation.diverging import DivergingChain
 
 POLL_NS = 300 * MS
 RESTART_NS = 300 * MS

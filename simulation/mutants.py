@@ -1,0 +1,339 @@
+"""Deliberately broken variants of the protocol: each must be caught by its campaign, soon.
+
+What a simulator is worth shows in the time it takes to catch a bug that is known to be there. Every
+mutant runs in a process of its own, in which one function is replaced; nothing else knows of it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from simulation import campaign
+from simulation.plan import Fault, Plan, random_plan
+from simulation.scheduler import MS, SECOND
+
+KILL_S_MAX = 60.0
+LIVENESS_NS = 30 * SECOND
+"""A mutant that gets stuck is caught sooner than a seed of a campaign is given up."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    what: str
+    """What is broken."""
+    campaign: str
+    """Which campaign has to notice."""
+    break_it: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    mutant: str
+    campaign: str
+    seconds: float
+    seed: int | None
+    """That caught it; None: it survived."""
+    reason: str
+
+    @property
+    def killed(self) -> bool:
+        return self.seed is not None and self.seconds <= KILL_S_MAX
+
+
+# --- campaigns -------------------------------------------------------------------------------
+
+
+def _consensus(seed: int) -> None:
+    campaign.run_seed(seed)
+
+
+def _role(role: str) -> Callable[[int], None]:
+    """Random faults, and one Byzantine node of this kind."""
+
+    def run(seed: int) -> None:
+        plan = random_plan(seed, campaign.ROUNDS)
+        byzantine = tuple(sorted(plan.faulty))
+        quiet: dict[str, Any] = dict.fromkeys(
+            ("equivocators", "twins", "amnesiacs", "liars", "bad_dealers"), ()
+        )
+        changed: dict[str, Any] = {**quiet, "forgers": (), role: byzantine}
+        campaign.run_plan(seed, replace(plan, **changed), liveness_ns=LIVENESS_NS)
+
+    return run
+
+
+def _membership(seed: int) -> None:
+    """One member is replaced, on a good network."""
+    leaver = seed % 4
+    members = tuple(n for n in range(5) if n != leaver)
+    plan = Plan(spares=1, faults=(Fault(300 * MS, "members", members),))
+    campaign.run_plan(seed, plan, liveness_ns=LIVENESS_NS)
+
+
+def _halves(seed: int) -> None:
+    """Partitions into two halves, again and again, with an equivocating node."""
+    faults: list[Fault] = []
+    for i in range(12):
+        side = ((0, 1), (0, 2), (0, 3))[(seed + i) % 3]
+        faults += [
+            Fault((300 + 600 * i) * MS, "partition", side),
+            Fault((700 + 600 * i) * MS, "heal"),
+        ]
+    plan = Plan(faults=tuple(faults), equivocators=(seed % 4,), delay_ms_max=30)
+    campaign.run_plan(seed, plan)
+
+
+def _divergence(seed: int) -> None:
+    """Two of four compute another state: blocks must stop 70 heights later."""
+    from simulation.doubles import DivergingChain
+    from simulation.subnet import World
+
+    world = World(seed, Plan(interval=199))
+    setattr(world.checker, "executed", lambda *_: None)
+    for node in world.nodes[:2]:
+        node.state = DivergingChain(10, bytes([node.index]))
+        world.stop(node)
+        world.start(node)
+    world.run(lambda: False, 30 * SECOND)
+
+
+def _recovery(seed: int) -> None:
+    """A recovery, with a kill in some phase."""
+    from simulation.checker import Violation
+    from simulation.recovery import PHASES, VICTIMS, RecoveryWorld
+
+    phase, victim = PHASES[seed % len(PHASES)], VICTIMS[seed // len(PHASES) % len(VICTIMS)]
+    world = RecoveryWorld(seed, phase, victim)
+    if not world.run(world.healed, 60 * SECOND):
+        raise Violation("the recovery never ended (L7)")
+
+
+CAMPAIGNS: dict[str, Callable[[int], None]] = {
+    "consensus": _consensus,
+    "halves": _halves,
+    "forger": _role("forgers"),
+    "equivocator": _role("equivocators"),
+    "bad dealer": _role("bad_dealers"),
+    "liar": _role("liars"),
+    "membership": _membership,
+    "divergence": _divergence,
+    "recovery": _recovery,
+}
+
+
+# --- mutants ---------------------------------------------------------------------------------
+
+
+class _Nothing:
+    """A kind of which no pool holds anything."""
+
+
+def _lower_quorum() -> None:
+    from replica.client.subnet_view import SubnetView
+    from replica.protocol.crypto.scheme import threshold_high
+
+    lowered = property(lambda self: threshold_high(len(self.members)) - 1)
+    setattr(SubnetView, "quorum", lowered)
+
+
+def _forget_own_notarizations() -> None:
+    from replica.consensus import finalizer
+
+    setattr(finalizer, "NotarizationShare", _Nothing)
+
+
+def _send_first() -> None:
+    from replica.consensus import driver
+
+    def emit(self: Any, changes: Any, effects: list[Any]) -> None:
+        if changes.added:
+            effects.extend(driver.Send(a) for a in changes.added if self.is_gossiped(a))
+            effects.append(driver.Persist(changes.added))
+
+    setattr(driver.Driver, "_emit", emit)
+
+
+def _forget_at_restart() -> None:
+    from replica.consensus import driver
+
+    setattr(driver.Driver, "restore", lambda *_: None)
+
+
+def _trust_packages() -> None:
+    from replica.protocol.cup import CatchUpPackage
+
+    setattr(CatchUpPackage, "verify", lambda *_: None)
+
+
+def _take_old_packages() -> None:
+    from replica.consensus import driver
+    from replica.consensus.pool import MoveToValidated
+    from replica.protocol.artifacts import Cup
+
+    honest = driver.Driver.is_late
+
+    def is_late(self: Any, kind: type, height: int) -> bool:
+        return kind is not Cup and honest(self, kind, height)
+
+    def cups(reader: Any) -> Any:
+        return [MoveToValidated(a) for a in reader.pool.unvalidated.of_kind(Cup)][:1]
+
+    setattr(driver.Driver, "is_late", is_late)
+    _replace_component("cup validator", cups)
+
+
+def _trust_certifications() -> None:
+    from replica.consensus.pool import MoveToValidated
+    from replica.protocol.artifacts import Certification
+
+    _replace_component(
+        "certification validator",
+        lambda reader: [
+            MoveToValidated(a)
+            for a in reader.pool.unvalidated.of_kind(Certification)
+            if not reader.pool.validated.has(Certification, a.height)
+        ][:1],
+    )
+
+
+def _trust_notarizations() -> None:
+    from replica.consensus import validator
+
+    setattr(validator, "_multi_signature_fault", lambda *_: None)
+
+
+def _trust_shares() -> None:
+    from replica.consensus.shares import MemberCommittee, ThresholdCommittee
+
+    for committee in (MemberCommittee, ThresholdCommittee):
+        setattr(committee, "verify", lambda *_: True)
+
+
+def _no_bound() -> None:
+    from replica.consensus import reader
+
+    reader.GAP_MAX = 10**6
+
+
+def _refuse_notarized_equivocations() -> None:
+    from replica.consensus import validator
+
+    setattr(validator, "_has_notarization", lambda *_: False)
+
+
+def _sign_when_halted() -> None:
+    from replica.consensus.reader import Reader
+
+    setattr(Reader, "_find_barred", lambda self: False)
+
+
+def _take_other_epochs() -> None:
+    """Nothing signs the epoch, and nobody looks at it."""
+    from replica.consensus import driver
+
+    def restore(self: Any, known: Any, now_ns: int) -> None:
+        for artifact in known:
+            self.pool.validated.insert(artifact, now_ns)
+
+    setattr(driver.Driver, "restore", restore)
+
+
+def _never_complain() -> None:
+    from replica.consensus import dkg
+
+    setattr(dkg, "_opens", lambda *_: True)
+
+
+def _believe_slander() -> None:
+    from replica.protocol.crypto.dkg_double import DoubleDkg
+
+    setattr(DoubleDkg, "is_justified", lambda *_: True)
+
+
+def _deal_to_nobody_new() -> None:
+    """Keys are never handed to members that join."""
+    from replica.consensus import summary
+
+    honest = summary.next_summary
+
+    def stale(reader: Any, parent: bytes, height: int, context: Any) -> Any:
+        made = honest(reader, parent, height, context)
+        last = reader.chain.summary_of(parent)
+        return None if made is None else replace(made, receivers=last.receivers)
+
+    from replica.consensus import block_maker, validator
+
+    for module in (block_maker, validator):
+        setattr(module, "next_summary", stale)
+
+
+def _replace_component(name: str, run: Callable[[Any], Any]) -> None:
+    from replica.consensus import components, driver
+
+    changed = tuple(replace(c, run=run) if c.name == name else c for c in components.COMPONENTS)
+    assert changed != components.COMPONENTS, f"there is no component {name}"
+    setattr(driver, "COMPONENTS", changed)
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant("quorum", "one signer fewer than n - f is enough", "halves", _lower_quorum),
+    Mutant(
+        "forgetful-finalizer",
+        "finalizes although it notarized another block",
+        "halves",
+        _forget_own_notarizations,
+    ),
+    Mutant("hasty-sender", "sends before it is durable", "consensus", _send_first),
+    Mutant("amnesia", "forgets at restart what it signed", "consensus", _forget_at_restart),
+    Mutant("trusting-package", "takes unsigned packages from peers", "forger", _trust_packages),
+    Mutant("old-package", "takes packages that it is past", "forger", _take_old_packages),
+    Mutant("trusting-certification", "checks no certification", "forger", _trust_certifications),
+    Mutant("trusting-notarization", "checks no notarization", "forger", _trust_notarizations),
+    Mutant("trusting-shares", "checks no combined signature", "forger", _trust_shares),
+    Mutant("unbounded", "goes on without certification", "divergence", _no_bound),
+    Mutant(
+        "purist",
+        "refuses an equivocator's block that n - f notarized",
+        "equivocator",
+        _refuse_notarized_equivocations,
+    ),
+    Mutant("restless", "signs while the registry has it halted", "recovery", _sign_when_halted),
+    Mutant("epochless", "keeps artifacts of another epoch", "recovery", _take_other_epochs),
+    Mutant("meek-receiver", "never complains of a bad share", "bad dealer", _never_complain),
+    Mutant("gullible", "takes every complaint for justified", "bad dealer", _believe_slander),
+    Mutant("closed-shop", "deals no keys to new members", "membership", _deal_to_nobody_new),
+)
+
+
+# --- running ---------------------------------------------------------------------------------
+
+
+def hunt(mutant: Mutant, first: int = 0, limit_s: float = KILL_S_MAX) -> Verdict:
+    """Break the code of this process and run the campaign until it notices, or time is up."""
+    mutant.break_it()
+    began, seed = time.perf_counter(), first
+    while time.perf_counter() - began < limit_s:
+        try:
+            CAMPAIGNS[mutant.campaign](seed)
+        except (AssertionError, KeyError) as error:
+            seconds = time.perf_counter() - began
+            return Verdict(mutant.name, mutant.campaign, seconds, seed, str(error))
+        seed += 1
+    seconds = time.perf_counter() - began
+    return Verdict(mutant.name, mutant.campaign, seconds, None, "survived")
+
+
+def _hunt_by_name(name: str) -> Verdict:
+    return hunt(next(m for m in MUTANTS if m.name == name))
+
+
+def run(workers: int) -> Iterator[Verdict]:
+    """Hunt all mutants, each in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, maxtasksperchild=1) as pool:
+        yield from pool.imap_unordered(_hunt_by_name, [m.name for m in MUTANTS])
