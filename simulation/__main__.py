@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from simulation import campaign
+from simulation import campaign, shrink
+from simulation.plan import random_plan
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -62,6 +64,28 @@ def mutants_(workers: Workers = CORES) -> None:
     total = len(mutants.MUTANTS)
     sys.stdout.write(f"{total - survived} of {total} mutants killed\n")
     raise typer.Exit(1 if survived else 0)
+
+
+@app.command("shrink")
+def shrink_(
+    seed: Annotated[int, typer.Option(help="A seed that fails.", min=0)],
+    out: Annotated[Path, typer.Option(help="Where the scenario is written.")],
+    about: Annotated[str, typer.Option(help="What went wrong, for the file.")] = "",
+) -> None:
+    """Reduce a failing seed to the faults that matter, and write them down as a scenario."""
+    plan = random_plan(seed, campaign.ROUNDS)
+    reason = shrink.why(seed, plan)
+    if reason is None:
+        sys.stderr.write(f"seed {seed} does not fail\n")
+        raise typer.Exit(1)
+    sys.stderr.write(f"seed {seed}: {reason}\n")
+    small = shrink.shrink(plan, lambda p: shrink.why(seed, p), _tell)
+    shrink.store(shrink.Scenario(about or reason, seed, small), out)
+    sys.stdout.write(f"{out}\n")
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(text + "\n")
 
 
 def report(result: campaign.Result, first: int) -> list[str]:

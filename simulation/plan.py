@@ -26,6 +26,10 @@ KINDS = (
 )
 
 
+ROLES = ("equivocators", "twins", "amnesiacs", "liars", "bad_dealers", "forgers")
+"""Kinds of Byzantine nodes: fields of a plan."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One entry of a plan."""

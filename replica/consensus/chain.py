@@ -170,6 +170,14 @@ class Chain:
             found = self._in_force[height] = self._find_summary(height)
         return found
 
+    def summary_heights(self) -> list[int]:
+        """Return the heights of final summaries above the CUP, newest first."""
+        found, height = [], int(self.cup.summary.next_start)
+        while height <= self.finalized_height:
+            found.append(height)
+            height = self.summary_at(height).next_start
+        return found[::-1]
+
     def interval_at(self, height: int) -> Interval:
         """Return members' version and keys at a height: those of a final summary or its sequel.
 

@@ -260,11 +260,10 @@ class Driver:
     def _look_around(self, now_ns: int) -> None:
         """Notice what changed apart from artifacts: the state, the registry, the time."""
         state, chain, context = self.context.state, self.chain, self.context
-        summary = chain.summary_at(chain.finalized_height).height
         seen = (
             state.latest_height,
             state.certified_height,
-            state.checkpoint_root_at(summary),
+            tuple([state.checkpoint_root_at(h) for h in chain.summary_heights()]),
             context.registry.latest_version,
             context.may_sign(chain.cup.epoch),
         )

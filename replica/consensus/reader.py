@@ -248,7 +248,7 @@ class Reader:
         halting = self.status is not Status.RUNNING
         if chain.notarized_height - self.context.state.certified_height >= GAP_MAX and not halting:
             return None
-        if chain.notarized_height - chain.summary_at(height).next_start >= GAP_MAX:
+        if chain.notarized_height - chain.cup.summary.next_start >= GAP_MAX:
             return None
         lag = chain.notarized_height - finalized
         slowed: int = (

@@ -124,7 +124,7 @@ def _finalization_message(reader: Reader, artifact: Any) -> bytes:
 
 def _above_finalized(reader: Reader) -> range:
     chain = reader.chain
-    top = min(chain.notarized_height, chain.summary_at(chain.finalized_height).next_start + GAP_MAX)
+    top = min(chain.notarized_height, chain.cup.summary.next_start + GAP_MAX)
     last = chain.summary_at(chain.finalized_height).known_until
     return range(chain.finalized_height + 1, min(top + 1, last) + 1)
 
