@@ -31,7 +31,9 @@ def run(say: Callable[[str], None]) -> list[Row]:
 
 
 def _measure(name: str, nodes: int, real_bls: bool, rounds: int, target: int) -> Row:
-    world = World(1, Plan(nodes=nodes, interval=49, payload_bytes=1024, real_bls=real_bls))
+    world = World(
+        1, Plan(nodes=nodes, interval=49, payload_bytes=1024, step_us=2000, real_bls=real_bls)
+    )
     gc.collect()
     gc.freeze()
     gc.disable()  # as in campaigns, which collect between seeds

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import blake2b
 
+from replica.p2p import gossip
+from replica.p2p.gossip import Evidence
 from replica.protocol import artifacts
 from replica.protocol.artifacts import Artifact
 from replica.protocol.errors import Malformed
+from replica.protocol.ids import NodeId
 from simulation.plan import Plan
 from simulation.scheduler import MS, Scheduler
 
@@ -39,6 +42,8 @@ class Network:
         self.clogged: frozenset[int] = frozenset()
         self._held: list[tuple[int, int, bytes]] = []
         self._known: dict[tuple[int, int], set[bytes]] = {}
+        self._evidence: dict[tuple[int, int], Evidence] = {}
+        """What (node, peer): the node knows its peer to hold."""
         self._recent: list[dict[bytes, Artifact]] = [{} for _ in range(size)]
         self._key = scheduler.seed.to_bytes(8, "big")
         self._span_ns = max(1, (plan.delay_ms_max - plan.delay_ms_min) * MS)
@@ -58,16 +63,34 @@ class Network:
 
     def reconnected(self, node: int) -> None:
         """A process started anew: nobody knows what it has, and it not what others have."""
-        for pair in [p for p in self._known if node in p]:
-            del self._known[pair]
+        for table in (self._known, self._evidence):
+            for pair in [p for p in table if node in p]:
+                del table[pair]
         self._held = [h for h in self._held if h[1] != node]
 
     def forget(self, node: int) -> None:
         """What this node has is unknown again: it asked for everything."""
         for source in range(self.size):
             self._known.pop((source, node), None)
+            self._evidence.pop((source, node), None)
 
     # -- sending
+
+    def pass_on(self, source: int, identity: NodeId, artifact: Artifact) -> None:
+        """Send as the transport does: what peers are likely to have, later and if need be."""
+        if gossip.is_lazy(artifact, identity):
+            later = self.scheduler.now + gossip.LAZY_NS
+            self.scheduler.at(later, self._pass_on_late, source, artifact)
+        else:
+            self.broadcast(source, artifact)
+
+    def _pass_on_late(self, source: int, artifact: Artifact) -> None:
+        raw = artifacts.encode(artifact)
+        for target in range(self.size):
+            if target != source:
+                shown = self._evidence.get((source, target))
+                if shown is None or not shown.covers(artifact):
+                    self._offer(source, target, raw)
 
     def broadcast(self, source: int, artifact: Artifact) -> None:
         raw = artifacts.encode(artifact)
@@ -131,4 +154,8 @@ class Network:
             if len(recent) >= RECENT_MAX:
                 recent.clear()
             recent[raw] = artifact
+        pair = (target, source)
+        if pair not in self._evidence:
+            self._evidence[pair] = Evidence()
+        self._evidence[pair].note(artifact)
         self.deliver(source, target, artifact)

@@ -361,7 +361,7 @@ class World(Scheduler):
         elif node.index in self.plan.equivocators:
             self.equivocator.send(node, artifact)
         else:
-            self.network.broadcast(node.index, artifact)
+            self.network.pass_on(node.index, node.keys.node, artifact)
 
     def certified(self, node: Node, certification: Certification) -> None:
         if self.is_honest(node):

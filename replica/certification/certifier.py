@@ -103,6 +103,8 @@ def aggregate(reader: Reader) -> list[Mutation]:
         waiting = pool.unvalidated.at(CertificationShare, h)
         both = [*pool.validated.at(CertificationShare, h), *waiting]
         contents = list(dict.fromkeys((s.root, s.witness) for s in both))
+        if len(contents) == 1 and len(both) < reader.high(h).threshold:
+            continue
         committee = ThresholdCommittee(reader.context.scheme, reader.high(h))
         for root, witness in contents:
             mine = [s for s in waiting if (s.root, s.witness) == (root, witness)]

@@ -35,7 +35,8 @@ def threshold(reader: Reader, transcript: Transcript) -> ThresholdCommittee:
 def beacons(reader: Reader) -> list[Mutation]:
     chain, epoch = reader.chain, reader.chain.cup.epoch
     height = Height(chain.beacon_height + 1)
-    if not reader.pool.has(BeaconShare, height):
+    transcript = reader.low(height)
+    if reader.pool.count_at(BeaconShare, height) < transcript.threshold:
         return []
     parent = artifacts.beacon_hash(chain.beacons[chain.beacon_height])
     message = artifacts.beacon_message(reader.subnet, epoch, height, parent)
@@ -48,7 +49,7 @@ def beacons(reader: Reader) -> list[Mutation]:
         reader,
         BeaconShare,
         height,
-        threshold(reader, reader.low(height)),
+        threshold(reader, transcript),
         message,
         lambda s: s.parent == parent,
     )
@@ -64,7 +65,8 @@ def tapes(reader: Reader) -> list[Mutation]:
     out: list[Mutation] = []
     for h in range(first, chain.finalized_height + 2):
         height = Height(h)
-        if h in chain.tapes or not reader.pool.has(TapeShare, h):
+        count = 0 if h in chain.tapes else reader.pool.count_at(TapeShare, h)
+        if not count or count < reader.low(height).threshold:
             continue
         message = artifacts.tape_message(reader.subnet, epoch, height)
         committee = threshold(reader, reader.low(height))
@@ -93,6 +95,8 @@ def notarizations(reader: Reader) -> list[Mutation]:
     chain, epoch = reader.chain, reader.chain.cup.epoch
     height = Height(chain.notarized_height + 1)
     out: list[Mutation] = []
+    if reader.pool.count_at(NotarizationShare, height) < reader.settings_at(height).quorum:
+        return out
     for block in _contents(reader, NotarizationShare, height):
         if block not in chain.blocks or chain.is_notarized(height, block):
             continue
@@ -110,6 +114,8 @@ def finalizations(reader: Reader) -> list[Mutation]:
     out: list[Mutation] = []
     for h in range(chain.finalized_height + 1, chain.notarized_height + 1):
         height = Height(h)
+        if reader.pool.count_at(FinalizationShare, h) < reader.settings_at(h).quorum:
+            continue
         for block in _contents(reader, FinalizationShare, height):
             if block not in chain.blocks or not chain.is_notarized(height, block):
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from replica.protocol.artifacts import Artifact
 from replica.protocol.ids import Height
@@ -107,7 +107,7 @@ class Section:
 
     def at(self, kind: type[K], height: int) -> list[K]:
         entries = self._kinds.get(kind, {}).get(height)
-        return cast(list[K], list(entries)) if entries else []
+        return list(entries) if entries else []
 
     def has(self, kind: type, height: int) -> bool:
         return height in self._kinds.get(kind, ())
@@ -178,6 +178,9 @@ class Pool:
 
     def has(self, kind: type, height: int) -> bool:
         return self.validated.has(kind, height) or self.unvalidated.has(kind, height)
+
+    def count_at(self, kind: type, height: int) -> int:
+        return self.validated.count_at(kind, height) + self.unvalidated.count_at(kind, height)
 
     def insert_unvalidated(self, artifact: Artifact, now_ns: int) -> bool:
         """Admit an artifact from a peer; False when it is known or its height is crowded."""

@@ -20,7 +20,8 @@ from hashlib import sha256
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from replica.p2p import wire
+from replica.p2p import gossip, wire
+from replica.p2p.gossip import Evidence
 from replica.protocol import artifacts, canonical
 from replica.protocol.artifacts import Artifact
 from replica.protocol.errors import ReprisError
@@ -67,6 +68,8 @@ class _Link:
     known: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     pending: dict[int, asyncio.Future[bytes | None]] = field(default_factory=dict)
     drop: asyncio.Event = field(default_factory=asyncio.Event)
+    evidence: Evidence = field(default_factory=Evidence)
+    """What the peer has shown to hold, since it connected."""
 
 
 class Transport:
@@ -143,10 +146,17 @@ class Transport:
     # -- sending
 
     def send(self, artifact: Artifact) -> None:
-        """Offer an artifact to all peers that don't have it from us or we from them."""
+        """Offer an artifact to all peers that don't have it, some kinds a little later."""
+        if gossip.is_lazy(artifact, self.node):
+            loop = asyncio.get_running_loop()
+            loop.call_later(gossip.LAZY_NS / 1e9, self._send_now, artifact)
+        else:
+            self._send_now(artifact)
+
+    def _send_now(self, artifact: Artifact) -> None:
         id_, raw = self._encode(artifact)
         for link in self._links.values():
-            if link.connected and id_ not in link.known:
+            if link.connected and id_ not in link.known and not link.evidence.covers(artifact):
                 self._remember(link, id_)
                 self._push(link, raw)
 
@@ -237,6 +247,7 @@ class Transport:
     ) -> None:
         link.queue, link.queued_bytes = asyncio.Queue(), 0
         link.known.clear()
+        link.evidence = Evidence()
         link.drop.clear()
         link.connected = True
         for artifact in self.handlers.offered():
@@ -307,12 +318,15 @@ class Transport:
             self._remember(link, sha256(body).digest())
             peeked = artifacts.peek(body)
             if peeked is None or not self.handlers.is_late(*peeked):
-                self.handlers.artifact(link.peer.node, artifacts.decode(body))
+                artifact = artifacts.decode(body)
+                link.evidence.note(artifact)
+                self.handlers.artifact(link.peer.node, artifact)
         elif kind == wire.INGRESS:
             self.handlers.ingress(body)
         elif kind == wire.ADVERT:
             self.handlers.advert(link.peer.node, canonical.decode(wire.Advert, body))
         elif kind == wire.REFRESH:
+            link.evidence = Evidence()
             for artifact in self.handlers.offered():
                 id_, raw = self._encode(artifact)
                 self._remember(link, id_)

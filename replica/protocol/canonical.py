@@ -122,16 +122,25 @@ def _build_record(kind: type) -> tuple[_Pack, _Pack]:
         except Malformed as error:
             raise Malformed(f"{kind.__name__}: {error}") from None
 
-    return _compile_pack(fields), _compile_unpack(kind, [hints[n] for n in names], unpack_record)
+    return _compile_pack(fields, [hints[n] for n in names]), _compile_unpack(
+        kind, [hints[n] for n in names], unpack_record
+    )
 
 
-def _compile_pack(fields: list[tuple[str, _Pack]]) -> _Pack:
+def _compile_pack(fields: list[tuple[str, _Pack]], hints: list[Any]) -> _Pack:
     """Return a function made for one record: the most called ones of a replica."""
-    names = {f"f{i}": pack for i, (_, pack) in enumerate(fields) if pack is not _same}
-    parts = [
-        f"f{i}(v.{name})" if pack is not _same else f"v.{name}"
-        for i, (name, pack) in enumerate(fields)
-    ]
+    names: dict[str, Any] = {}
+    parts = []
+    for i, ((name, pack), hint) in enumerate(zip(fields, hints)):
+        while hasattr(hint, "__supertype__"):
+            hint = hint.__supertype__
+        if pack is not _same:
+            names[f"f{i}"] = pack
+            parts.append(f"f{i}(v.{name})")
+        elif isinstance(hint, type) and issubclass(hint, bytes) and hint is not bytes:
+            parts.append(f"bytes(v.{name})")  # the library looks long at types it doesn't know
+        else:
+            parts.append(f"v.{name}")
     return typing.cast(_Pack, eval(f"lambda v: [{', '.join(parts)}]", names))
 
 

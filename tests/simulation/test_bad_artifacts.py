@@ -116,6 +116,8 @@ def test_strangers_and_other_epochs_are_turned_away(world: World) -> None:
         bytes(24),
     )
     assert driver.receive(beacon, stranger, world.now)
+    other = NodeId(Principal(b"nobody else"))  # shares are looked at when there are enough
+    assert driver.receive(replace(beacon, signer=other), other, world.now)
     reasons = [e.reason for e in driver.step(world.now, world.now) if isinstance(e, d.Misbehaved)]
     assert "the signer is not in the committee" in reasons
 
