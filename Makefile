@@ -49,7 +49,7 @@ simulate: $(RUN_READY) ## Consensus under virtual time, with faults (SEEDS=, FIR
 mutants: $(RUN_READY) ## Deliberately broken variants, each of which a campaign must catch
 	@$(BIN)/python -m simulation mutants
 
-bench: $(RUN_READY) ## Measure beside a peer or a bound (ONLY=simulation, JSON=file)
+bench: $(DEV_READY) ## Measure beside a peer or a bound (ONLY=simulation|consensus|soak, JSON=file)
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
 
 format: $(DEV_READY) ## Rewrite the sources in the project's format

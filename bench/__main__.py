@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from bench import simulation, table
+from bench import consensus, simulation, soak, table
 
-BENCHES = {"simulation": simulation.run}
+BENCHES = {"simulation": simulation.run, "consensus": consensus.run, "soak": soak.run}
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 

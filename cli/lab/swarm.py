@@ -71,6 +71,8 @@ class Options:
     """Heights from one CUP to the next."""
     notary_delay_ms: int = 40
     unit_delay_ms: int = 400
+    nns_notary_delay_ms: int | None = None
+    """Of the NNS alone, where it should take little of the machine; None: as the others."""
     backoff_ms: int = 10
     stall_limit_ms: int = 5000
     poll_ms: int = 300
@@ -118,8 +120,11 @@ def create(folder: Path, options: Options) -> Swarm:
         "backoff_ms": options.backoff_ms,
         "stall_limit_ms": options.stall_limit_ms,
     }
+    nns: dict[str, Any] = {}
+    if options.nns_notary_delay_ms is not None:
+        nns = {"notary_delay_ms": options.nns_notary_delay_ms}
     plans = [
-        genesis.SubnetPlan("nns", options.nns_nodes, True, **common),
+        genesis.SubnetPlan("nns", options.nns_nodes, True, **{**common, **nns}),
         genesis.SubnetPlan(
             "app",
             options.app_nodes,

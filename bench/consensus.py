@@ -1,0 +1,186 @@
+"""Consensus on real processes over loopback: 4 nodes, real signatures, this machine's cores."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import pysyncobj_peer
+from bench.calibration import loop, slowness
+from bench.swarm import heights, running
+from bench.table import Row
+from cli.lab import swarm as lab
+from cli.lab import workload
+from cli.lab.layout import Swarm
+from replica.client.agent import Agent
+from replica.protocol.crypto.keys import Ed25519Key
+from replica.protocol.errors import ReprisError
+
+EMPTY_S, LOAD_S, LATENCY_COUNT = 15.0, 30.0, 40
+REQUESTS = 60_000
+
+
+def run(say: Callable[[str], None]) -> list[Row]:
+    options = lab.Options(nns_notary_delay_ms=1000)
+    loops = [loop() for _ in range(3)]
+    say(f"4 application nodes, notary delay {options.notary_delay_ms} ms")
+    with running(options) as swarm:
+        probe = Agent([], swarm.root_key, timeout_s=2.0)
+        rate = _empty_rounds(swarm, probe)
+        say("latency of single updates")
+        latencies = _latencies(swarm)
+        say(f"signed updates over HTTP for {LOAD_S:.0f} s")
+        updates, shares = _signed_updates(swarm, probe, say)
+    loops += [loop() for _ in range(3)]
+    say("PySyncObj, 3 processes")
+    peer = pysyncobj_peer.measure(10.0, lab.free_ports(3))
+    loops += [loop() for _ in range(3)]
+    slow = slowness(loops)
+    note = f"machine {slow:.2f} times slower than the reference"
+    raft = "PySyncObj commands/s"
+    return [
+        _row(
+            "empty_rounds",
+            rate,
+            "rounds/s",
+            8,
+            slow,
+            f"notary delay {options.notary_delay_ms} ms; {note}",
+        ),
+        Row(
+            "signed_updates",
+            round(updates, 1),
+            "updates/s",
+            raft,
+            round(peer, 1),
+            round(updates / peer, 3),
+            f"1500 / {slow:.2f}",
+            updates * slow >= 1500,
+            f"{note}; {shares}",
+        ),
+        Row("latency_p50", round(latencies[len(latencies) // 2], 3), "s", note=note),
+        Row("latency_p99", round(latencies[int(len(latencies) * 0.99)], 3), "s", note=note),
+    ]
+
+
+def _row(name: str, value: float, unit: str, target: float, slow: float, note: str) -> Row:
+    return Row(
+        name,
+        round(value, 2),
+        unit,
+        target=f"{target:g} / {slow:.2f}",
+        met=value * slow >= target,
+        note=note,
+    )
+
+
+def _empty_rounds(swarm: Swarm, probe: Agent) -> float:
+    time.sleep(3)
+    before, began = max(heights(swarm, probe)), time.monotonic()
+    time.sleep(EMPTY_S)
+    return (max(heights(swarm, probe)) - before) / (time.monotonic() - began)
+
+
+def _latencies(swarm: Swarm) -> list[float]:
+    """Return how long single updates took from being sent to being certified, ascending."""
+    writer = workload.Writer(swarm, Ed25519Key(secrets.token_bytes(32)))
+    writer.start()
+    taken: list[float] = []
+    seen, last = 0, time.monotonic()
+    end = last + 60
+    while len(taken) < LATENCY_COUNT and time.monotonic() < end:
+        if writer.count > seen:
+            now = time.monotonic()
+            taken.append((now - last) / (writer.count - seen))
+            seen, last = writer.count, now
+        time.sleep(0.002)
+    writer.stop()
+    return sorted(taken)
+
+
+def _signed_updates(swarm: Swarm, probe: Agent, say: Callable[[str], None]) -> tuple[float, str]:
+    """Return certified updates a second over the whole time, and where the time went."""
+    plan = swarm.folder / "load.json"
+    plain = {
+        "urls": swarm.app.urls,
+        "canister": str(swarm.journal),
+        "seed": secrets.token_bytes(32).hex(),
+        "count": REQUESTS,
+        "seconds": LOAD_S,
+        "connections": 8,
+    }
+    plan.write_text(json.dumps(plain))
+    client = subprocess.Popen(
+        [sys.executable, "-m", "bench.load", str(plan)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdin is not None and client.stdout is not None
+    try:
+        client.stdout.readline()
+        clock = _CpuClock(swarm)
+        before, began = _certified_entries(swarm), time.monotonic()
+        client.stdin.write("\n")
+        client.stdin.flush()
+        answer: list[str] = []
+        reading = threading.Thread(target=lambda: answer.append(client.stdout.readline()))  # type: ignore[union-attr]
+        reading.start()
+        time.sleep(LOAD_S)
+        after, seconds = _certified_entries(swarm), time.monotonic() - began
+        reading.join(30)
+        say(f"HTTP answers: {answer[0].strip() if answer else 'none'}")
+        return (after - before) / seconds, clock.shares(seconds, after - before)
+    finally:
+        client.kill()
+        client.wait()
+
+
+def _certified_entries(swarm: Swarm) -> int:
+    """Return how many entries the certified state has (queries run on it)."""
+    agent = swarm.agent(swarm.app)
+    while True:
+        try:
+            raw = agent.query(swarm.journal, "status", workload.encode("status"))
+            return int(workload.decode("status", raw)["length"])
+        except ReprisError:
+            time.sleep(0.1)
+
+
+class _CpuClock:
+    """CPU seconds of the application's replicas, from the kernel."""
+
+    def __init__(self, swarm: Swarm) -> None:
+        self._pids = [p for n in swarm.app.nodes for p in _replica_pids(str(n.folder))]
+        self._start = self._total()
+
+    def _total(self) -> float:
+        total = 0
+        for pid in self._pids:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / 100
+
+    def shares(self, seconds: float, updates: int) -> str:
+        used = self._total() - self._start
+        each = used / max(1, updates) / len(self._pids) * 1e3
+        return f"replicas used {used / seconds:.2f} cores, {each:.2f} ms CPU an update and replica"
+
+
+def _replica_pids(folder: str) -> list[int]:
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                command = (path / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"replica" in command and folder.encode() in command:
+                found.append(int(path.name))
+    return found
