@@ -13,6 +13,8 @@ import signal
 import sys
 from pathlib import Path
 
+import uvloop
+
 from replica.client.local_registry import LocalRegistry
 from replica.node import Replica, log
 from replica.protocol import cup
@@ -32,7 +34,7 @@ def main() -> int:
     replay.add_argument("--order", type=Path, help="changes of an NNS recovery to make on top")
     arguments = parser.parse_args()
     if arguments.command == "run":
-        return asyncio.run(_run(arguments.node, arguments.replica_version))
+        return uvloop.run(_run(arguments.node, arguments.replica_version))
     from replica.protocol import canonical
     from replica.protocol.nns_recovery import Order
     from replica.replay import replay as run_replay

@@ -18,6 +18,7 @@ from alembic.runtime.migration import MigrationContext
 
 from replica.abi.tables import Table, decode_row, encode_row, index_table
 from replica.protocol.errors import Unavailable
+from replica.state.reading import TableReader
 from replica.state.rows import Changes
 
 _TYPES: dict[str, Any] = {
@@ -42,6 +43,7 @@ class Store:
         self.tables: dict[str, tuple[Table, sa.Table]] = {}
         """By qualified name (`<canister>/<table>`): declaration and SQL table."""
         self._indexes: dict[str, sa.Table] = {}
+        self._readers: dict[str, TableReader] = {}
         self._fresh: set[str] = set()
         """Tables just created, empty: what is written first can't replace anything."""
         self._metadata = sa.MetaData()
@@ -66,6 +68,7 @@ class Store:
             connection.execute(self._certified.delete())
         self.tables.clear()
         self._indexes.clear()
+        self._readers.clear()
         self._fresh.clear()
         self._metadata = sa.MetaData()
         self._catalogue = sa.Table("canister_tables", self._metadata, autoload_with=self.engine)
@@ -91,6 +94,7 @@ class Store:
             entry = {"name": qualified, "sql_name": sql_name, "retired_at": None}
             self._connection.execute(self._catalogue.insert().values(entry))
         assert made is not None
+        self._readers[qualified] = TableReader(made, self.engine.dialect)
         self._fresh.add(qualified)
         return made
 
@@ -106,6 +110,8 @@ class Store:
         del self.tables[qualified]
         for name in names[1:]:
             del self._indexes[name]
+        for name in names:
+            del self._readers[name]
 
     def drop_retired(self, height: int) -> int:
         """Drop the tables that were retired at or below a height; return how many."""
@@ -122,44 +128,23 @@ class Store:
     # -- reading
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        index = self._indexes.get(table)
-        if index is not None:
-            found = self._connection.execute(
-                sa.select(index.c.target).where(index.c._key == key)
-            ).first()
-            return None if found is None else bytes(found[0])
-        if table not in self.tables:
-            return None
-        declared, made = self.tables[table]
-        found = self._connection.execute(sa.select(made).where(made.c._key == key)).first()
-        return None if found is None else _to_row(declared, found)
+        reader = self._readers.get(table)
+        found = reader.get(self._connection, key) if reader is not None else None
+        return None if found is None else self._row(table, found)
 
     def scan(
         self, table: str, low: bytes, high: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield rows in key order, a page at a time, so that no cursor stays open."""
-        index = self._indexes.get(table)
-        if index is None and table not in self.tables:
-            return
-        made = index if index is not None else self.tables[table][1]
-        while True:
-            query = sa.select(made).limit(200)
-            query = query.order_by(made.c._key.desc() if reverse else made.c._key)
-            query = query.where(made.c._key >= low)
-            if high is not None:
-                query = query.where(made.c._key < high)
-            page = self._connection.execute(query).all()
-            for found in page:
-                if index is not None:
-                    yield bytes(found[0]), bytes(found[1])
-                else:
-                    yield bytes(found[0]), _to_row(self.tables[table][0], found)
-            if len(page) < 200:
-                return
-            if reverse:
-                high = bytes(page[-1][0])
-            else:
-                low = bytes(page[-1][0]) + b"\x00"
+        """Yield (key, row) in key order."""
+        reader = self._readers.get(table)
+        if reader is not None:
+            for found in reader.scan(self._connection, low, high, reverse):
+                yield bytes(found[0]), self._row(table, found)
+
+    def _row(self, table: str, found: tuple[Any, ...]) -> bytes:
+        if table in self._indexes:
+            return bytes(found[1])
+        return _to_row(self.tables[table][0], found)
 
     def count(self, table: str) -> int:
         if table not in self.tables:
@@ -218,8 +203,10 @@ class Store:
         index = self._indexes.get(name)
         assert index is not None or name in self.tables, f"rows of the undeclared table {name}"
         made = index if index is not None else self.tables[name][1]
-        if name not in self._fresh:
-            gone = [{"key": k} for k in rows]
+        reader = self._readers[name]
+        gone = [{"key": k} for k in rows if reader.may_hold(k)]
+        reader.written(list(rows))
+        if gone and name not in self._fresh:
             self._connection.execute(made.delete().where(made.c._key == sa.bindparam("key")), gone)
         self._fresh.discard(name)
         values: list[dict[str, object]] = []
@@ -245,12 +232,16 @@ def _to_columns(table: Table, raw: bytes) -> dict[str, object]:
     return row
 
 
-def _to_row(table: Table, found: sa.Row[tuple[object, ...]]) -> bytes:
+def _to_row(table: Table, found: tuple[Any, ...]) -> bytes:
     row: dict[str, object] = {}
-    value: object
     for column, value in zip(table.columns, found[1:], strict=True):
-        if column.type == "nat64" and isinstance(value, bytes):
-            value = int.from_bytes(value, "big")
+        if value is not None:
+            if column.type == "nat64":
+                value = int.from_bytes(value, "big")
+            elif column.type == "bool":
+                value = bool(value)  # SQLite keeps numbers
+            elif column.type in ("blob", "principal"):
+                value = bytes(value)
         row[column.name] = value
     return encode_row(table, row)
 
