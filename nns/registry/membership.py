@@ -26,6 +26,8 @@ def change(ctx, payload):
     if len(dict.fromkeys([*added, *removed])) != len(added) + len(removed):
         raise Refuse("a node is named twice")
     after = sorted([n for n in present if n not in removed] + list(added))
+    if not after:
+        raise Refuse("a subnet must keep at least one node")
     staying = len(after) - len(added)
     quorum = len(after) - (len(after) - 1) // 3
     if staying < quorum:

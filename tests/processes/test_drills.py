@@ -62,6 +62,13 @@ def test_a_diverged_subnet_is_recovered_by_a_vote() -> None:
     assert names[0] == "swarm up" and names[-1] == "verify"
 
 
+def test_members_come_and_go() -> None:
+    """Added, removed, replaced, and replaced once more while f members are down."""
+    outcome = drill("membership-change")
+    assert len(outcome["proposal_ids"]) == 4
+    assert phase_names(outcome)[1:5] == ["add", "remove", "replace", "replace, f dealers dead"]
+
+
 def test_one_node_heals_by_itself_in_three_cases() -> None:
     outcome = drill("node-catch-up")
     restarted, behind, wiped = outcome["cases"]

@@ -16,7 +16,7 @@ from simulation.plan import KINDS, Fault, Plan, from_json, random_plan, to_json
 from simulation.scheduler import GENESIS_NS, SECOND
 from simulation.subnet import World
 
-SEEDS, PER_TEST = 100, 5
+SEEDS, PER_TEST = 20, 5
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
