@@ -62,7 +62,9 @@ class DoubleDkg:
     def is_justified(
         self, config: Config, dealing: Dealing, receiver: NodeId, key: bytes, complaint: Complaint
     ) -> bool:
-        if receiver not in config.receivers or complaint.key != _hash(dealing.ephemeral, key):
+        if receiver not in config.receivers or complaint.challenge or complaint.response:
+            return False
+        if complaint.key != _hash(dealing.ephemeral, key):
             return False
         return not self.opens(config, dealing, receiver, key)
 
