@@ -43,8 +43,10 @@ lint: $(DEV_READY) ## ruff, mypy --strict, layering contracts
 SEEDS ?= 100
 FIRST ?= 0
 
-simulate: $(RUN_READY) ## Consensus under virtual time, with faults (SEEDS=, FIRST=)
-	@$(BIN)/python -m simulation run --seeds $(SEEDS) --first $(FIRST)
+SCENARIO ?= consensus
+
+simulate: $(RUN_READY) ## Under virtual time, with faults (SEEDS=, FIRST=, SCENARIO=consensus|all|a drill)
+	@$(BIN)/python -m simulation run --seeds $(SEEDS) --first $(FIRST) --scenario $(SCENARIO)
 
 mutants: $(RUN_READY) ## Deliberately broken variants, each of which a campaign must catch
 	@$(BIN)/python -m simulation mutants

@@ -99,6 +99,10 @@ def drill_run(
     keep: Annotated[
         Path | None, typer.Option(help="Run in this new folder and leave it for inspection.")
     ] = None,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="In virtual time, in this process.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="With --simulated: what is drawn.", min=0)] = 0,
     kill_offset: Annotated[
         int | None, typer.Option(hidden=True, help="Kill one process in every phase.")
     ] = None,
@@ -107,6 +111,8 @@ def drill_run(
     with errors():
         from cli.lab import commands
 
+        if simulated:
+            raise SystemExit(commands.drill_simulated(name, seed, json_))
         raise SystemExit(commands.drill_run(name, nns_nodes, json_, keep, kill_offset))
 
 

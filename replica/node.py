@@ -481,20 +481,10 @@ class Replica:
             "syncing": self._sync_task is not None and not self._sync_task.done(),
             "state_sync": vars(self.statistics),
             "divergence": [_share_plain(s) for s in pair] if pair else None,
-            "shares_signed_at": self._own_share_height(),
+            "shares_signed_at": self.driver.own_share_height(),
             "resident_bytes": usage,
             "resident_bytes_max": _resident_bytes_max(),
         }
-
-    def _own_share_height(self) -> int:
-        """Highest height for which this node's certification share is in the pool."""
-        pool = self.driver.certifications.validated
-        mine = [
-            s.height
-            for s in pool.of_kind(artifacts.CertificationShare)
-            if s.signer == self.settings.node
-        ]
-        return max(mine, default=0)
 
     def evidence(self) -> dict[str, bytes]:
         """The newest quorum-signed artifacts, for whoever plans a recovery (canonical bytes)."""

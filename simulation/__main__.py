@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from simulation import campaign, shrink
 from simulation.plan import random_plan
+from simulation.stories import STORIES
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -31,17 +32,28 @@ def main() -> None:
 def run(
     seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 100,
     first: Annotated[int, typer.Option(help="The first seed; none is special.", min=0)] = 0,
+    scenario: Annotated[
+        str, typer.Option(help="consensus, a drill that can be simulated, or all.")
+    ] = campaign.CONSENSUS,
     workers: Workers = CORES,
 ) -> None:
     """Run seeds FIRST to FIRST + SEEDS - 1 and report what they met. Exit status 1: a violation."""
+    known = {campaign.CONSENSUS: (campaign.CONSENSUS,), "all": tuple(STORIES)}
+    known.update({name: (name,) for name in STORIES})
+    if scenario not in known:
+        raise typer.BadParameter(f"no such scenario: {scenario}; there are {', '.join(known)}")
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("consensus", total=seeds)
+        task = progress.add_task(scenario, total=seeds * len(known[scenario]))
         result = campaign.run(
-            seeds, first, workers, lambda r: progress.update(task, completed=r.seeds)
+            seeds,
+            first,
+            workers,
+            lambda r: progress.update(task, completed=r.seeds),
+            known[scenario],
         )
-    for line in report(result, first):
+    for line in report(scenario, result, first, seeds):
         sys.stdout.write(line + "\n")
     raise typer.Exit(0 if result.passed else 1)
 
@@ -88,11 +100,11 @@ def _tell(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def report(result: campaign.Result, first: int) -> list[str]:
+def report(scenario: str, result: campaign.Result, first: int, seeds: int) -> list[str]:
     """Return what a person wants to know of a campaign, line by line."""
     seconds = result.seconds or 1e-9
     lines = [
-        f"consensus, seeds {first} to {first + result.seeds - 1}: "
+        f"{scenario}, seeds {first} to {first + seeds - 1}: "
         f"{result.seeds / seconds:.1f} seeds/s, {result.rounds / seconds:.0f} rounds/s, "
         f"{result.rounds} rounds, {len(result.failures)} violations",
     ]
@@ -100,7 +112,8 @@ def report(result: campaign.Result, first: int) -> list[str]:
     lines += [f"  {k:<{width}}  {v}" for k, v in sorted(result.counts.items())]
     lines += [f"  never met: {what}" for what in result.never_met]
     lines += [
-        f"  seed {f.seed}: {f.reason}\n    again: make simulate SEEDS=1 FIRST={f.seed}"
+        f"  {f.scenario}, seed {f.seed}: {f.reason}\n"
+        f"    again: make simulate SEEDS=1 FIRST={f.seed} SCENARIO={f.scenario}"
         for f in result.failures
     ]
     return lines

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
@@ -18,6 +18,8 @@ from simulation.plan import Plan, random_plan
 from simulation.scheduler import MS, SECOND
 from simulation.subnet import World
 
+CONSENSUS = "consensus"
+"""The scenario of random plans; the others are in `stories`."""
 ROUNDS, CUPS = 60, 2
 LIVENESS_NS = 120 * SECOND
 CHUNK = 5
@@ -52,6 +54,7 @@ RARE = (
 
 @dataclass
 class Failure:
+    scenario: str
     seed: int
     reason: str
 
@@ -63,6 +66,8 @@ class Result:
     seconds: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
+    is_consensus: bool = True
+    """Whether the rare situations of random plans are to be met."""
 
     def add(self, other: Result) -> None:
         self.seeds += other.seeds
@@ -72,7 +77,9 @@ class Result:
 
     @property
     def never_met(self) -> list[str]:
-        return [what for what in RARE if not self.counts[what]] if self.seeds >= 100 else []
+        if not self.is_consensus or self.seeds < 100:
+            return []
+        return [what for what in RARE if not self.counts[what]]
 
     @property
     def passed(self) -> bool:
@@ -130,19 +137,30 @@ def run_seed(seed: int) -> World:
     return run_plan(seed, random_plan(seed, ROUNDS), exhaustive=seed % EXHAUSTIVE_EVERY == 0)
 
 
-def _chunk(first: int, count: int) -> Result:
+def _one(scenario: str, seed: int) -> tuple[int, Counter[str]]:
+    """Run one seed of a scenario; return rounds and what it met."""
+    if scenario == CONSENSUS:
+        world = run_seed(seed)
+        return world.finalized_height(), world.counts
+    from simulation import stories
+
+    story = stories.STORIES[scenario](seed)
+    return story.height_after, story.counts
+
+
+def _chunk(scenario: str, first: int, count: int) -> Result:
     result = Result()
     gc.disable()  # nothing of a run survives it: collecting in between is enough
     for seed in range(first, first + count):
         gc.collect()
         result.seeds += 1
         try:
-            world = run_seed(seed)
+            rounds, counts = _one(scenario, seed)
         except AssertionError as error:
-            result.failures.append(Failure(seed, str(error)))
+            result.failures.append(Failure(scenario, seed, str(error)))
             continue
-        result.rounds += world.finalized_height()
-        result.counts.update(world.counts)
+        result.rounds += rounds
+        result.counts.update(counts)
     return result
 
 
@@ -151,17 +169,19 @@ def run(
     first: int,
     workers: int,
     progress: Callable[[Result], None] = lambda _: None,
+    scenarios: Sequence[str] = (CONSENSUS,),
 ) -> Result:
-    """Run seeds `first` to `first + seeds - 1` of consensus, spread over processes."""
-    total = Result()
+    """Run seeds `first` to `first + seeds - 1` of each scenario, spread over processes."""
+    total = Result(is_consensus=CONSENSUS in scenarios)
     began = time.perf_counter()
     with ProcessPoolExecutor(workers) as executor:
-        futures = [executor.submit(_chunk, *part) for part in _parts(seeds, first)]
+        parts = [(s, *part) for s in scenarios for part in _parts(seeds, first)]
+        futures = [executor.submit(_chunk, *part) for part in parts]
         for future in as_completed(futures):
             total.add(future.result())
             total.seconds = time.perf_counter() - began
             progress(total)
-    total.failures.sort(key=lambda f: f.seed)
+    total.failures.sort(key=lambda f: (f.scenario, f.seed))
     return total
 
 

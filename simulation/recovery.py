@@ -52,10 +52,19 @@ VICTIMS = (
 
 
 class RecoveryWorld(World):
-    def __init__(self, seed: int, phase: str, victim: str, diverge_at: int = 14) -> None:
+    def __init__(
+        self,
+        seed: int,
+        phase: str,
+        victim: str,
+        diverge_at: int = 14,
+        plan: Plan = Plan(interval=9, delay_ms_max=15),  # noqa: B008 - frozen
+    ) -> None:
+        """`phase`, `victim`: who is killed shortly after which phase begins."""
         self.phase, self.victim, self.diverge_at = phase, victim, diverge_at
         self.kills = 0
         self.reached: list[str] = []
+        self.reached_at: dict[str, int] = {}
         self.nns_up = True
         self.operator_life = 0
         self.orchestrator_up = [True] * 4
@@ -64,7 +73,8 @@ class RecoveryWorld(World):
         self.recovery: cup.CatchUpPackage | None = None
         self.truth: dict[int, bytes] = {}
         self.records: list[VersionedRecords] = []
-        super().__init__(seed, Plan(interval=9, delay_ms_max=15))
+        super().__init__(seed, plan)
+        self.schedule_faults()
         self.at(self.now, self._operator_begins)
         for node in self.nodes:
             self.at(self.now + node.index * 20 * MS, self._poll, node)
@@ -100,6 +110,7 @@ class RecoveryWorld(World):
         """Note that a phase begins; strike its victim shortly after, once."""
         if phase not in self.reached:
             self.reached.append(phase)
+            self.reached_at[phase] = self.now
             self.note(f"phase {phase}")
             if phase == self.phase:
                 self.at(self.now + 50 * MS, self._kill)

@@ -370,6 +370,11 @@ class Driver:
         both = [*cups, *rest, *self.certifications.validated]
         return [a for a in both if self.is_gossiped(a)]
 
+    def own_share_height(self) -> int:
+        """Return the highest height for which this node's certification share is in the pool."""
+        shares = self.certifications.validated.of_kind(CertificationShare)
+        return max([s.height for s in shares if s.signer == self.context.node], default=0)
+
     def divergence(self) -> tuple[CertificationShare, CertificationShare] | None:
         """Return two valid shares for different roots at the first uncertified height, if any."""
         shares = self.certifications.validated.at(
