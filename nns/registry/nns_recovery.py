@@ -45,12 +45,13 @@ def nns_recovery_mutations(ctx, payload):
     mutations = []
     version = payload["replica_version_id"]
     if version is not None and version not in releases.blessed(ctx):
-        digest = payload["release_package_sha256_hex"]
-        mutations.append(releases.election(ctx, version, digest, payload["release_package_urls"]))
-        record = messages.BlessedReplicaVersions(
-            blessed_version_ids=[*releases.blessed(ctx), version]
-        )
-        mutations.append(messages.Mutation(releases.BLESSED, messages.serialize(record)))
+        election = {
+            "replica_version_to_elect": version,
+            "replica_versions_to_unelect": [],
+            "release_package_sha256_hex": payload["release_package_sha256_hex"],
+            "release_package_urls": payload["release_package_urls"],
+        }
+        mutations += releases.revision(ctx, election)
     if version is not None:
         if version in settings.recalled_replica_version_ids:
             raise Refuse(f"{version} is recalled for the NNS subnet")

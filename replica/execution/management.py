@@ -252,7 +252,7 @@ class Management:
             raise Refused("IC0510", f"{canister.id} must be stopped before it is deleted")
         self._abandon_calls(canister, "was deleted")
         for placed in all_tables(canister):
-            for name in [placed.name, *[f"{placed.name}#{i.name}" for i in placed.table.indexes]]:
+            for name in placed.row_tables:
                 for key in [k for k, _ in self.layer.scan(name, b"", None)]:
                     self.layer.put(name, key, None)
         del self.state.canisters[canister.id]

@@ -193,12 +193,15 @@ class InvocationContext:
         self._layer, self._meter, self._read_only = layer, meter, read_only
         self._certificate = certificate
         self.result = Result()
+        self._tables: dict[str, Placed] | None = None
 
     def table(self, name: str) -> TableHandle:
-        for placed in tables_of(self._canister):
-            if placed.table.name == name:
-                return handle(placed, self._layer, self._meter, read_only=self._read_only)
-        raise Trap(f"the bundle declares no table {name}")
+        if self._tables is None:
+            self._tables = {p.table.name: p for p in tables_of(self._canister)}
+        placed = self._tables.get(name)
+        if placed is None:
+            raise Trap(f"the bundle declares no table {name}")
+        return handle(placed, self._layer, self._meter, read_only=self._read_only)
 
     def call(
         self,

@@ -86,8 +86,8 @@ def _copy(sources: list[Placed], targets: list[Placed], layer: Layer) -> int:
     """Copy rows and index entries from one set of tables to another of the same declarations."""
     count = 0
     for source, target in zip(sources, targets, strict=True):
-        for suffix in ["", *[f"#{i.name}" for i in source.table.indexes]]:
-            for key, row in list(layer.scan(source.name + suffix, b"", None)):
-                layer.put(target.name + suffix, key, row)
+        for old, new in zip(source.row_tables, target.row_tables, strict=True):
+            for key, row in list(layer.scan(old, b"", None)):
+                layer.put(new, key, row)
                 count += 1
     return count * ROW_STEPS

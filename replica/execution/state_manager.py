@@ -188,13 +188,17 @@ class StateManager:
         snapshot = self._with_fault(result.snapshot)
         tree = state_tree.build(snapshot, self.surroundings.topology(batch.registry_version))
         witness = state_tree.height_witness(tree)
-        self.executed[batch.height] = Executed(snapshot, tree, witness, result, batch.epoch)
-        self._tip = snapshot
-        for name, rows in result.rows.changes.items():
-            self._dirty.setdefault(name, set()).update(rows)
+        self._advance(Executed(snapshot, tree, witness, result, batch.epoch))
         if batch.is_checkpoint:
             self.make_checkpoint()
         return result
+
+    def _advance(self, executed: Executed) -> None:
+        """Make an executed height the tip; its rows are what the next checkpoint rewrites."""
+        self.executed[executed.snapshot.height] = executed
+        self._tip = executed.snapshot
+        for name, rows in executed.result.rows.changes.items():
+            self._dirty.setdefault(name, set()).update(rows)
 
     def _with_fault(self, snapshot: Snapshot) -> Snapshot:
         fault = self.fault
@@ -212,10 +216,7 @@ class StateManager:
         policy = self.surroundings.policy(batch.registry_version)
         result = RecoveryRound(self._tip, below, batch, policy).run_work(work)
         tree = state_tree.build(result.snapshot, ())
-        self.executed[batch.height] = Executed(result.snapshot, tree, b"", result, batch.epoch)
-        self._tip = result.snapshot
-        for name, rows in result.rows.changes.items():
-            self._dirty.setdefault(name, set()).update(rows)
+        self._advance(Executed(result.snapshot, tree, b"", result, batch.epoch))
         return newest_registry_version(self._tip, self._rows())
 
     def deliver(self, certification: Certification) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replica.abi import bundle as bundles
-from replica.abi.tables import Table
+from replica.abi.tables import Table, index_table
 from replica.state.records import Canister, CanisterSnapshot
 
 
@@ -24,6 +24,11 @@ class Placed:
     sql_name: str
     folder: str
     """Relative to the canister's folder in a checkpoint."""
+
+    @property
+    def row_tables(self) -> list[str]:
+        """Return the names under which rows lie: the table's, then its indexes'."""
+        return [self.name, *[index_table(self.name, i.name) for i in self.table.indexes]]
 
 
 def generation_of(canister: Canister, table: str) -> int:
