@@ -24,7 +24,7 @@ from replica.client.local_registry import LocalRegistry, SubnetRegistry
 from replica.consensus import driver as consensus
 from replica.consensus.delivery import Batch
 from replica.consensus.reader import Context, SecretKeys, Status
-from replica.execution.ingress import IngressPool
+from replica.execution.ingress import IngressPool, decode_cached
 from replica.execution.management import Policy
 from replica.execution.state_manager import StateFault, StateManager, Surroundings
 from replica.p2p import wire
@@ -409,7 +409,7 @@ class Replica:
 
     def _on_ingress(self, raw: bytes) -> None:
         try:
-            self.ingress.add(envelope.decode(raw, self.clock()))
+            self.ingress.add(decode_cached(raw, self.clock()))
         except ReprisError as error:
             log(f"a peer passed on a bad request: {error}")
 
@@ -438,7 +438,7 @@ class Replica:
     # -- for the HTTP interface
 
     def submit(self, request: envelope.Request) -> None:
-        """Take a checked call into the pool and pass it on. Raises: LimitExceeded, Unavailable."""
+        """Take a checked call into the pool and pass it on. Raises: Unavailable."""
         if self.driver.reader(self.monotonic()).status is not Status.RUNNING:
             raise Unavailable("the subnet is halted: requests are not accepted now")
         if self.ingress.add(request):

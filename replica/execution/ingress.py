@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from replica.protocol import envelope
 from replica.protocol.artifacts import Data, Payload, ValidationContext
-from replica.protocol.errors import LimitExceeded, Malformed, Rejected
+from replica.protocol.errors import LimitExceeded, Malformed, Rejected, Unavailable
 
 POOL_MAX = 4000
 BLOCK_BYTES_MAX = 4 << 20
@@ -24,12 +24,13 @@ class IngressPool:
         return len(self._requests)
 
     def add(self, request: envelope.Request) -> bool:
-        """Admit a checked request; False when it is here. Raises: LimitExceeded when full."""
+        """Admit a checked request; False when it is here. Raises: Unavailable when full."""
         if request.request_id in self._requests:
             return False
         if len(self._requests) >= POOL_MAX:
-            raise LimitExceeded("too many requests are waiting; try again in a few seconds")
+            raise Unavailable("too many requests are waiting; try again in a few seconds")
         self._requests[request.request_id] = request
+        _remember(request)
         return True
 
     def purge(self, now_ns: int) -> None:
@@ -81,7 +82,11 @@ def decode_cached(raw: bytes, now_ns: int) -> envelope.Request:
         envelope._check_expiry(found, now_ns)
         return found
     request = envelope.decode(raw, now_ns)
-    if len(_decoded) > 8192:
-        _decoded.clear()
-    _decoded[raw] = request
+    _remember(request)
     return request
+
+
+def _remember(request: envelope.Request) -> None:
+    if len(_decoded) > 2 * POOL_MAX:
+        _decoded.clear()
+    _decoded[request.raw] = request
