@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ def main(
     """Measure and print a table. Exit status 1: a target was missed."""
     if only and only not in BENCHES:
         raise typer.BadParameter(f"no such benchmark: {only}; there are {', '.join(BENCHES)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that swarms are taken down
     rows: list[table.Row] = []
     for name, bench in BENCHES.items():
         if only in ("", name):

@@ -29,7 +29,8 @@ from replica.protocol.ids import NodeId
 from replica.runtime.settings import Secrets
 
 QUEUE_BYTES_MAX = 32 << 20
-KNOWN_MAX = 20_000
+KNOWN_MAX = 4_096
+"""Artifacts remembered for each peer: of some hundred rounds; older ones are not sent again."""
 REDIAL_S_MIN, REDIAL_S_MAX = 0.1, 2.0
 RPC_TIMEOUT_S = 10.0
 OUTSTANDING_MAX = 16

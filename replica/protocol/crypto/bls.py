@@ -83,7 +83,7 @@ def _hash(message: bytes, dst: bytes) -> G1Element:
     return G1Element.from_message(message, dst)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def _verify(public_key: bytes, message: bytes, signature: bytes, dst: bytes) -> bool:
     return _pairs_match(public_key, message, signature, dst)
 

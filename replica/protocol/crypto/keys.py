@@ -49,7 +49,7 @@ class Ed25519Key:
         return self._key.sign(message)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def verify_ed25519(public_key: bytes, message: bytes, signature: bytes) -> bool:
     try:
         ed25519.Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
