@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simulation import campaign
-from simulation.plan import Fault, Plan, random_plan
+from simulation.plan import ROLES, Fault, Plan, random_plan
 from simulation.scheduler import MS, SECOND
 
 KILL_S_MAX = 60.0
@@ -58,10 +58,7 @@ def _role(role: str) -> Callable[[int], None]:
     def run(seed: int) -> None:
         plan = random_plan(seed, campaign.ROUNDS)
         byzantine = tuple(sorted(plan.faulty))
-        quiet: dict[str, Any] = dict.fromkeys(
-            ("equivocators", "twins", "amnesiacs", "liars", "bad_dealers"), ()
-        )
-        changed: dict[str, Any] = {**quiet, "forgers": (), role: byzantine}
+        changed: dict[str, Any] = {**dict.fromkeys(ROLES, ()), role: byzantine}
         campaign.run_plan(seed, replace(plan, **changed), liveness_ns=LIVENESS_NS)
 
     return run

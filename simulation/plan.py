@@ -83,14 +83,7 @@ class Plan:
     @property
     def faulty(self) -> frozenset[int]:
         """Byzantine nodes; what they sign is no business of the checkers."""
-        return frozenset(
-            self.equivocators
-            + self.twins
-            + self.amnesiacs
-            + self.liars
-            + self.bad_dealers
-            + self.forgers
-        )
+        return frozenset(node for role in ROLES for node in getattr(self, role))
 
 
 def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:

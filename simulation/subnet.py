@@ -1,7 +1,7 @@
 """A subnet in one process under virtual time: real consensus, simulated network, disks, crashes.
 
 Everything that happens is a function of (seed, plan). Execution is a hash chain here, and the
-registry a list of versions that every node has at once; `simulation.system` simulates the rest.
+registry a list of versions that every node has at once; `simulation.recovery` adds orchestrators.
 """
 
 from __future__ import annotations
@@ -215,9 +215,8 @@ class World(Scheduler):
 
     def is_needed(self, node: Node) -> bool:
         """Whether a node is a member or still holds shares of the subnet's keys."""
-        newest = max((n.package for n in self.nodes), key=lambda p: p.height).summary
-        holders = {*newest.receivers, *newest.low.committee, *newest.high.committee}
-        return node.keys.node in holders or node.keys.node in self.members()
+        newest = max((n.package for n in self.nodes), key=lambda p: p.height)
+        return node.keys.node in newest.holders or node.keys.node in self.members()
 
     # -- nodes
 

@@ -19,8 +19,7 @@ from cli.lab.drill import (
     signed_cup_height,
     signs_above,
 )
-from cli.lab.layout import NodeEntry, SubnetEntry
-from cli.recovery import detect
+from cli.lab.layout import NodeEntry
 from replica.client.local_registry import subnet_record
 from replica.protocol import cup
 from replica.protocol.cup import CatchUpPackage
@@ -63,7 +62,7 @@ def membership_change(drill: Drill) -> Outcome:
         if drill.refresh().subnet_public_key(swarm.app.id) != key:
             raise NotVerified("the subnet's public key changed")
         members = (d, first, second, third)
-        after = max(_height(drill, n) for n in members)
+        after = drill.certified_height(drill.swarm.app)
         lab.wait_for("all members to sign", lambda: _all_sign(drill, members, after), 60)
         kept, text = drill.verify_journal()
         notes.append(f"{text}; all four present members are others than at first, but one")
@@ -127,12 +126,6 @@ def _packages(drill: Drill, nodes: Sequence[NodeEntry]) -> list[CatchUpPackage]:
         except ReprisError:
             continue  # it is starting, or down
     return found
-
-
-def _height(drill: Drill, node: NodeEntry) -> int:
-    return detect.certified_height(
-        detect.look(SubnetEntry("", drill.swarm.app.id, (node,)), drill.probe)
-    )
 
 
 def _all_sign(drill: Drill, nodes: Sequence[NodeEntry], height: int) -> bool:

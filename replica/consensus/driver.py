@@ -205,8 +205,6 @@ class Driver:
             return False
         if isinstance(artifact, Certification | CertificationShare):
             return not self.certifications.validated.has(Certification, height)
-        if isinstance(artifact, DkgDealing | DkgComplaint):
-            return True
         if isinstance(artifact, Notarization | NotarizationShare):
             return not chain.is_notarized(height, artifact.block)
         return True

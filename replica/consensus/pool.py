@@ -176,9 +176,6 @@ class Pool:
         self.validated: Section = Section()
         self.unvalidated: Section = Section()
 
-    def has(self, kind: type, height: int) -> bool:
-        return self.validated.has(kind, height) or self.unvalidated.has(kind, height)
-
     def count_at(self, kind: type, height: int) -> int:
         return self.validated.count_at(kind, height) + self.unvalidated.count_at(kind, height)
 

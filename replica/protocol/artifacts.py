@@ -9,7 +9,6 @@ Source: reference/consensus.md §1.2-1.3.
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar, dataclass_transform
@@ -38,14 +37,6 @@ def _artifact(kind: type[T]) -> type[T]:
 def _hash_of_bytes(self: Artifact) -> int:
     raw = self.__dict__.get("_bytes")
     return hash(encode(self) if raw is None else raw)
-
-
-def _once(record: object, name: str, compute: Callable[[], bytes]) -> bytes:
-    """Compute a digest of a frozen record at its first use and keep it beside the fields."""
-    found: bytes | None = record.__dict__.get(name)
-    if found is None:
-        found = record.__dict__[name] = compute()
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +145,13 @@ class Block:
 
 
 def block_hash(block: Block) -> bytes:
-    return _once(block, "_hash", lambda: domain_hash("block_domain", canonical.encode(block)))
+    return canonical.once(
+        block, "_hash", lambda: domain_hash("block_domain", canonical.encode(block))
+    )
 
 
 def payload_hash(payload: Payload) -> bytes:
-    return _once(
+    return canonical.once(
         payload,
         "_hash",
         lambda: domain_hash("inmemory_payload_domain", canonical.encode(PayloadBox(payload))),
@@ -415,7 +408,7 @@ def tape_message(subnet: SubnetId, epoch: Epoch, height: Height) -> bytes:
 
 
 def beacon_hash(beacon: Beacon) -> bytes:
-    return _once(
+    return canonical.once(
         beacon, "_hash", lambda: domain_hash("random_beacon_domain", canonical.encode(beacon))
     )
 

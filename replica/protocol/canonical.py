@@ -44,6 +44,14 @@ def decode(kind: type[T], data: bytes, *, bytes_max: int = 16 << 20) -> T:
     return typing.cast(T, record)
 
 
+def once(record: object, name: str, compute: Callable[[], bytes]) -> bytes:
+    """Compute a digest of a frozen record at its first use and keep it beside the fields."""
+    found: bytes | None = record.__dict__.get(name)
+    if found is None:
+        found = record.__dict__[name] = compute()
+    return found
+
+
 def pack(record: Any) -> Any:
     """Return a record as plain lists, integers and bytes, to be nested in another encoding."""
     return _codec(type(record))[0](record)

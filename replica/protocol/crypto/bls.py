@@ -95,18 +95,18 @@ def _pairs_match(public_key: bytes, message: bytes, signature: bytes, dst: bytes
     return bool(point.pair(_G2) == _hash(message, dst).pair(key))
 
 
-def _scalar(value: int) -> Scalar:
+def scalar(value: int) -> Scalar:
     return Scalar.from_be_bytes((value % ORDER).to_bytes(32, "big"))
 
 
 def _sign(secret: int, message: bytes, dst: bytes) -> bytes:
     point = G1Point.from_compressed_bytes_unchecked(bytes(_hash(message, dst)))
-    return bytes((point * _scalar(secret)).to_compressed_bytes())
+    return bytes((point * scalar(secret)).to_compressed_bytes())
 
 
 def public_key(secret: int) -> bytes:
     """Return the 96-byte key of a secret scalar."""
-    return bytes((G2Point() * _scalar(secret)).to_compressed_bytes())
+    return bytes((G2Point() * scalar(secret)).to_compressed_bytes())
 
 
 def evaluate(coefficients: Sequence[int], x: int) -> int:
@@ -147,7 +147,7 @@ def _all_good(
     points = [_signature(s) for s in signatures]
     if any(p is None for p in points) or any(_public_key(k) is None for k in keys):
         return False  # decoding checks the subgroup, without which random factors prove nothing
-    factors = [_scalar(r) for r in _coefficients(seed, message, signatures)]
+    factors = [scalar(r) for r in _coefficients(seed, message, signatures)]
     left = G1Point.multiexp_unchecked(
         [G1Point.from_compressed_bytes_unchecked(s) for s in signatures], factors
     )
@@ -197,7 +197,7 @@ class Bls:
         assert len(shares) >= transcript.threshold, "too few shares to combine"
         indices = tuple(sorted(shares)[: transcript.threshold])
         points = [G1Point.from_compressed_bytes_unchecked(shares[i]) for i in indices]
-        scalars = [_scalar(c) for c in lagrange(indices)]
+        scalars = [scalar(c) for c in lagrange(indices)]
         return bytes(G1Point.multiexp_unchecked(points, scalars).to_compressed_bytes())
 
     def faulty_threshold(

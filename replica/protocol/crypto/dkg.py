@@ -72,10 +72,9 @@ class Config:
 
     @property
     def digest(self) -> bytes:
-        found: bytes | None = self.__dict__.get("_digest")
-        if found is None:
-            found = self.__dict__["_digest"] = domain_hash("ni-dkg-config", canonical.encode(self))
-        return found
+        return canonical.once(
+            self, "_digest", lambda: domain_hash("ni-dkg-config", canonical.encode(self))
+        )
 
     def index_of(self, dealer: NodeId) -> int:
         """Return the dealer's share index in the key that is reshared, or among the dealers."""
@@ -173,10 +172,7 @@ def message(config: Config, dealing: Dealing) -> bytes:
 
 
 def digest(dealing: Dealing) -> bytes:
-    found: bytes | None = dealing.__dict__.get("_digest")
-    if found is None:
-        found = dealing.__dict__["_digest"] = sha256(canonical.encode(dealing))
-    return found
+    return canonical.once(dealing, "_digest", lambda: sha256(canonical.encode(dealing)))
 
 
 class BlsDkg:
@@ -194,12 +190,12 @@ class BlsDkg:
         if config.reshared is not None:
             assert share is not None, "resharing needs the dealer's share"
             coefficients[0] = int.from_bytes(share, "big")
-        ephemeral = _scalar(_derive(seed, config.digest, -1))
+        ephemeral = bls.scalar(_derive(seed, config.digest, -1))
         sealed = []
         for i, receiver in enumerate(config.receivers):
             point = _bytes(_g1(keys[receiver]) * ephemeral)
             value = bls.evaluate(coefficients, i + 1).to_bytes(SCALAR_BYTES, "big")
-            sealed.append(_xor(value, _pad(_bytes(G1Point() * ephemeral), point, receiver)))
+            sealed.append(xor(value, _pad(_bytes(G1Point() * ephemeral), point, receiver)))
         return Dealing(
             tuple([bls.public_key(c) for c in coefficients]),
             _bytes(G1Point() * ephemeral),
@@ -215,7 +211,7 @@ class BlsDkg:
 
     def complain(self, config: Config, dealing: Dealing, secret: bytes) -> Complaint:
         base, ephemeral, scalar = G1Point(), _g1(dealing.ephemeral), _scalar_of(secret)
-        nonce = _scalar(_derive(secret, digest(dealing), -2))
+        nonce = bls.scalar(_derive(secret, digest(dealing), -2))
         point = ephemeral * scalar
         challenge = _challenge(
             _bytes(base * scalar),
@@ -245,7 +241,7 @@ class BlsDkg:
         response = int.from_bytes(complaint.response, "big")
         if max(challenge, response) >= bls.ORDER:
             return False
-        c, z = _scalar(challenge), _scalar(response)
+        c, z = bls.scalar(challenge), bls.scalar(response)
         first = _bytes(G1Point() * z - public * c)
         second = _bytes(ephemeral * z - point * c)
         if challenge != _challenge(key, dealing.ephemeral, complaint.key, first, second):
@@ -260,7 +256,7 @@ class BlsDkg:
             chosen = chosen[: config.needed]
         indices = tuple([config.index_of(d) for d in chosen])
         factors = bls.lagrange(indices) if config.reshared else tuple([1] * len(chosen))
-        scalars = [_scalar(f) for f in factors]
+        scalars = [bls.scalar(f) for f in factors]
         sums = []
         for k in range(config.threshold):
             points = [_g2(dealings[d].commitments[k]) for d in chosen]
@@ -295,7 +291,7 @@ def _share_of(transcript: Transcript, node: NodeId, secret: bytes) -> bytes | No
     total = 0
     for factor, part in zip(factors, transcript.sealed):
         point = _bytes(_g1(part.ephemeral) * _scalar_of(secret))
-        opened = _xor(part.sealed[index], _pad(part.ephemeral, point, node))
+        opened = xor(part.sealed[index], _pad(part.ephemeral, point, node))
         total = (total + factor * int.from_bytes(opened, "big")) % bls.ORDER
     if bls.public_key(total) != transcript.share_keys[index]:
         return None  # a dealer cheated while this node could not complain
@@ -327,7 +323,7 @@ def _fault(_config: bytes, config: Config, dealer: NodeId, dealing: Dealing) -> 
 
 def _fits(config: Config, dealing: Dealing, receiver: NodeId, point: bytes) -> bool:
     index = config.receivers.index(receiver)
-    opened = _xor(dealing.sealed[index], _pad(dealing.ephemeral, point, receiver))
+    opened = xor(dealing.sealed[index], _pad(dealing.ephemeral, point, receiver))
     value = int.from_bytes(opened, "big")
     if value >= bls.ORDER:
         return False
@@ -336,7 +332,7 @@ def _fits(config: Config, dealing: Dealing, receiver: NodeId, point: bytes) -> b
 
 
 def _evaluate_public(commitments: list[G2Point], x: int) -> G2Point:
-    powers = [_scalar(pow(x, k, bls.ORDER)) for k in range(len(commitments))]
+    powers = [bls.scalar(pow(x, k, bls.ORDER)) for k in range(len(commitments))]
     return G2Point.multiexp_unchecked(commitments, powers)
 
 
@@ -355,16 +351,12 @@ def _derive(seed: bytes, context: bytes, number: int) -> int:
     return int.from_bytes(raw, "big") % (bls.ORDER - 1) + 1
 
 
-def _xor(a: bytes, b: bytes) -> bytes:
+def xor(a: bytes, b: bytes) -> bytes:
     return bytes(x ^ y for x, y in zip(a, b, strict=True))
 
 
-def _scalar(value: int) -> Scalar:
-    return Scalar.from_be_bytes((value % bls.ORDER).to_bytes(SCALAR_BYTES, "big"))
-
-
 def _scalar_of(secret: bytes) -> Scalar:
-    return _scalar(int.from_bytes(secret, "big"))
+    return bls.scalar(int.from_bytes(secret, "big"))
 
 
 def _bytes(point: G1Point | G2Point) -> bytes:

@@ -9,17 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 
-from replica.protocol.crypto.dkg import Complaint, Config, Dealing
+from replica.protocol.crypto.dkg import Complaint, Config, Dealing, xor
 from replica.protocol.crypto.scheme import SealedShares, Transcript
 from replica.protocol.ids import NodeId
 
 
 def _hash(*parts: bytes) -> bytes:
     return sha256(b"".join(len(p).to_bytes(4, "big") + p for p in parts)).digest()
-
-
-def _xor(a: bytes, b: bytes) -> bytes:
-    return bytes(x ^ y for x, y in zip(a, b, strict=True))
 
 
 class DoubleDkg:
@@ -34,7 +30,7 @@ class DoubleDkg:
         root = _hash(seed, config.digest)
         parts = [_hash(root, bytes(r)) for r in config.receivers]
         constant = share if config.reshared is not None and share is not None else _hash(root)
-        sealed = [_xor(p, _hash(root, keys[r])) for p, r in zip(parts, config.receivers)]
+        sealed = [xor(p, _hash(root, keys[r])) for p, r in zip(parts, config.receivers)]
         return Dealing((constant, *parts), root, tuple(sealed))
 
     def fault(self, config: Config, dealer: NodeId, dealing: Dealing) -> str | None:
@@ -53,7 +49,7 @@ class DoubleDkg:
 
     def opens(self, config: Config, dealing: Dealing, receiver: NodeId, secret: bytes) -> bool:
         index = config.receivers.index(receiver)
-        opened = _xor(dealing.sealed[index], _hash(dealing.ephemeral, secret))
+        opened = xor(dealing.sealed[index], _hash(dealing.ephemeral, secret))
         return opened == dealing.commitments[index + 1]
 
     def complain(self, config: Config, dealing: Dealing, secret: bytes) -> Complaint:
@@ -91,6 +87,6 @@ class DoubleDkg:
         index = transcript.index_of(node)
         if index is None or not transcript.sealed:
             return None
-        parts = [_xor(s.sealed[index], _hash(s.ephemeral, secret)) for s in transcript.sealed]
+        parts = [xor(s.sealed[index], _hash(s.ephemeral, secret)) for s in transcript.sealed]
         share = _hash(*parts)
         return share if share == transcript.share_keys[index] else None
