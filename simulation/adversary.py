@@ -6,6 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from replica.client.key_receiver import complaint_of
 from replica.consensus.delivery import Batch
 from replica.consensus.dkg import config_of
 from replica.protocol import artifacts, cup
@@ -15,7 +16,6 @@ from replica.protocol.artifacts import (
     BlockProposal,
     Certification,
     Cup,
-    DkgComplaint,
     DkgDealing,
     Finalization,
     FinalizationShare,
@@ -23,7 +23,7 @@ from replica.protocol.artifacts import (
     NotarizationShare,
 )
 from replica.protocol.crypto import dkg
-from replica.protocol.ids import Height, TimeNs
+from replica.protocol.ids import Height, NodeId, TimeNs
 from simulation.doubles import HashChain, tree_of
 from simulation.scheduler import draw
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class LyingChain(HashChain):
     """Computes another state at some heights, and so signs wrong certifications and CUPs."""
 
-    def __init__(self, seed: int, index: int) -> None:
-        super().__init__()
+    def __init__(self, seed: int, index: int, outsiders: tuple[NodeId, ...]) -> None:
+        super().__init__(outsiders)
         self.seed, self.index = seed, index
 
     def altered(self, batch: Batch, state: bytes) -> bytes:
@@ -67,15 +67,8 @@ class BadDealer:
         height = package.summary.height
         for dealing in driver.pool.validated.at(DkgDealing, height):
             config = config_of(driver.reader(self.world.now), package.summary, dealing.tag)
-            secret = node.keys.dealing
-            complaint = DkgComplaint(
-                dealing.epoch,
-                height,
-                dealing.tag,
-                dealing.dealer,
-                dkg.digest(dealing.dealing),
-                node.keys.node,
-                driver.context.dkg.complain(config, dealing.dealing, secret),
+            complaint = complaint_of(
+                driver.context.dkg, config, dealing, node.keys.node, node.keys.dealing
             )
             self.world.counts["slander"] += 1
             self.world.network.broadcast(node.index, complaint)

@@ -46,6 +46,8 @@ RARE = (
     "members",
     "keys reshared",
     "complaints",
+    "keys for others",
+    "complaints from outside",
     "dealings withheld",
     "nodes that left",
 )

@@ -8,10 +8,14 @@ from hashlib import sha256
 from replica.consensus.delivery import Batch
 from replica.protocol import hash_tree
 from replica.protocol.artifacts import Data, Payload, ValidationContext
+from replica.protocol.crypto.dkg import KeyRequest, KeyResult
 from replica.protocol.cup import CatchUpPackage
-from replica.protocol.errors import Rejected
+from replica.protocol.errors import Rejected, Unavailable
 from replica.protocol.hashing import leb128
-from replica.protocol.ids import Height
+from replica.protocol.ids import Height, NodeId, RegistryVersion
+
+KEYS_EVERY = 40
+"""Heights between two requests for other nodes' keys."""
 
 
 def manifest_root(state: bytes) -> bytes:
@@ -25,10 +29,18 @@ def tree_of(height: int, state: bytes) -> tuple[bytes, bytes]:
     return tree.digest, hash_tree.encode(hash_tree.witness(tree, [(b"metadata", b"height")]))
 
 
-class HashChain:
-    """Execution: the state is one hash; checkpoints are kept by height."""
+def _asked(state: bytes) -> list[int]:
+    """Return the numbers of the open requests for keys, which a state ends with."""
+    return [int.from_bytes(state[i : i + 4], "big") for i in range(32, len(state), 4)]
 
-    def __init__(self) -> None:
+
+class HashChain:
+    """Execution: the state is one hash and what is asked; checkpoints are kept by height."""
+
+    def __init__(self, outsiders: tuple[NodeId, ...] = ()) -> None:
+        self.outsiders = outsiders
+        """For whom keys are asked, again as soon as they came; none: nobody's."""
+        self.key_results: dict[int, KeyResult] = {}
         self.states: dict[int, bytes] = {0: sha256(b"genesis").digest()}
         self.checkpoints: dict[int, bytes] = {}
         self.latest_height = Height(0)
@@ -37,8 +49,16 @@ class HashChain:
 
     def execute(self, batch: Batch) -> None:
         assert batch.height == self.latest_height + 1, "batches come in order"
+        for result in batch.keys:
+            self.key_results.setdefault(result.number, result)
         parts = repr((batch.height, batch.time_ns, batch.randomness, batch.ingress, batch.epoch))
-        state = self.altered(batch, sha256(self.states[batch.height - 1] + parts.encode()).digest())
+        before = self.states[batch.height - 1]
+        state = self.altered(batch, sha256(before + parts.encode()).digest())
+        answered = {r.number for r in batch.keys}
+        asked = [n for n in _asked(before) if n not in answered]
+        if self.outsiders and batch.height % KEYS_EVERY == 0:
+            asked.append(batch.height // KEYS_EVERY)
+        state += b"".join(n.to_bytes(4, "big") for n in asked)
         self.states[batch.height] = state
         self.latest_height = batch.height
         self.trees[batch.height] = tree_of(batch.height, state)
@@ -72,6 +92,12 @@ class HashChain:
     def checkpoint_root_at(self, height: int) -> bytes | None:
         state = self.checkpoints.get(height)
         return manifest_root(state) if state else None
+
+    def key_requests_at(self, height: int) -> tuple[KeyRequest, ...]:
+        state = self.states.get(height)
+        if state is None:
+            raise Unavailable(f"the state of height {height} is not here")
+        return tuple(KeyRequest(n, RegistryVersion(1), self.outsiders) for n in _asked(state))
 
     def forget_below(self, height: int) -> None:
         for old in [h for h in self.states if 0 < h < height]:

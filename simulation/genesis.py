@@ -37,11 +37,12 @@ class Genesis:
 
     def __init__(self, plan: Plan) -> None:
         self.subnet = SUBNET
-        count = plan.nodes + plan.spares
+        count = plan.nodes + plan.spares + plan.outsiders
         signing = [Ed25519Key(sha256(f"node {i}".encode()).digest()) for i in range(count)]
         everyone = [NodeId(k.principal) for k in signing]
         ids = everyone[: plan.nodes]
         self.members = tuple(sorted(ids))
+        self.outsiders = tuple(sorted(everyone[plan.nodes + plan.spares :]))
         self.low = _deal(plan, ids, threshold_low(plan.nodes), "low")
         self.high = _deal(plan, ids, threshold_high(plan.nodes), "high")
         self.secrets: list[SecretKeys] = []
@@ -74,7 +75,7 @@ class Genesis:
             initial_notary_delay_millis=NOTARY_DELAY_MS,
             replica_version_id="v1",
             dkg_interval_length=plan.interval,
-            subnet_type=1,
+            subnet_type=2 if plan.outsiders else 1,
             max_ingress_messages_per_block=100,
             certification_backoff_millis=BACKOFF_MS,
             stall_limit_millis=5000,

@@ -54,6 +54,8 @@ class Plan:
     nodes: int = 4
     spares: int = 0
     """Registered nodes, numbered after the members, that are in no subnet at first."""
+    outsiders: int = 0
+    """Nodes of another subnet, numbered last, for which the state asks for keys all the time."""
     interval: int = 15
     """Length of an interval, less one: CUPs are this + 1 heights apart."""
     delay_ms_min: int = 1
@@ -126,6 +128,7 @@ def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:
     plan = Plan(
         nodes=nodes,
         spares=spares,
+        outsiders=4 if draw(seed, "outsiders") < 0.25 else 0,
         delay_ms_max=int(5 + 75 * draw(seed, "delay")),
         loss=0.2 * draw(seed, "loss"),
         duplicates=0.1 * draw(seed, "duplicates"),

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from replica.client import local_registry as keys
+from replica.client.key_receiver import complaints
 from replica.client.local_registry import SubnetRegistry, VersionedRecords
 from replica.consensus import driver as d
 from replica.consensus.delivery import Batch
+from replica.consensus.dkg import offers
 from replica.consensus.reader import Context, SecretKeys
 from replica.protocol import cup
 from replica.protocol.artifacts import (
@@ -22,7 +24,7 @@ from replica.protocol.artifacts import (
     DkgDealing,
 )
 from replica.protocol.crypto import bls
-from replica.protocol.crypto.dkg import BlsDkg, KeyGeneration
+from replica.protocol.crypto.dkg import HIGH, BlsDkg, KeyGeneration
 from replica.protocol.crypto.dkg_double import DoubleDkg
 from replica.protocol.crypto.scheme import KeyedHash, Scheme
 from replica.protocol.ids import NodeId, SubnetId
@@ -38,6 +40,7 @@ from simulation.plan import Fault, Plan
 from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
 
 SYNC_NS = 60 * MS
+OUTSIDERS_LOOK_NS = 100 * MS
 _AT_ONCE = (d.Execute, d.DeliverCertification, d.AdoptCup)
 """Effects after which the replica has to look again without anything having come."""
 
@@ -92,8 +95,8 @@ class World(Scheduler):
 
     def _new_state(self, index: int) -> HashChain:
         if index in self.plan.liars:
-            return LyingChain(self.seed, index)
-        return HashChain()
+            return LyingChain(self.seed, index, self.genesis.outsiders)
+        return HashChain(self.genesis.outsiders)
 
     def is_honest(self, node: Node) -> bool:
         """Whether the checkers hold this instance to the protocol."""
@@ -349,6 +352,8 @@ class World(Scheduler):
     def send(self, node: Node, artifact: Artifact) -> None:
         if isinstance(artifact, DkgComplaint):
             self.counts["complaints"] += 1
+        if isinstance(artifact, DkgDealing) and artifact.tag > HIGH:
+            self.at(self.now + OUTSIDERS_LOOK_NS, self._outsiders_look, node)
         if node.index in self.plan.bad_dealers and isinstance(artifact, DkgDealing):
             self.bad_dealer.send(node, artifact)
             return
@@ -361,6 +366,30 @@ class World(Scheduler):
             self.equivocator.send(node, artifact)
         else:
             self.network.pass_on(node.index, node.keys.node, artifact)
+
+    def _check_keys(self, node: Node, batch: Batch) -> None:
+        """L5 for others: each of them holds a good share of the keys that were dealt for it."""
+        for result in batch.keys:
+            self.counts["keys for others" if result.high else "no keys for others"] += 1
+            for transcript in (result.low, result.high):
+                for index in range(len(self.nodes)):
+                    keys = self.nodes[index].keys
+                    if transcript is None or keys.node not in transcript.committee:
+                        continue
+                    if self.dkg.share_of(transcript, keys.node, keys.dealing) is None:
+                        raise Violation(f"node {index} was dealt a share of others that is none")
+
+    def _outsiders_look(self, node: Node) -> None:
+        """Those for whom keys are dealt ask a node what it has, and complain to all."""
+        if node.driver is None:
+            return
+        offered = offers(node.driver.reader(self.now))
+        first = self.plan.nodes + self.plan.spares
+        for index in range(first, first + self.plan.outsiders):
+            keys = self.nodes[index].keys
+            for complaint in complaints(self.dkg, offered, keys.node, keys.dealing):
+                self.counts["complaints from outside"] += 1
+                self.network.broadcast(index, complaint)
 
     def certified(self, node: Node, certification: Certification) -> None:
         if self.is_honest(node):
@@ -401,6 +430,7 @@ class World(Scheduler):
         node.state.execute(batch)
         if self.is_honest(node):
             self.checker.executed(node, batch.height)
+            self._check_keys(node, batch)
         node.driver.executed(batch.height)
         self.wake(node, self.now)
 

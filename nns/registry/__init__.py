@@ -4,10 +4,20 @@ Holds subnets, nodes, keys, releases and the CUPs of recoveries. Only governance
 Source: reference/recovery.md §2 (dfinity/ic rs/registry/canister).
 """
 
-from replica.abi.v1 import GOVERNANCE, Refuse, init, messages, query, raw_query, update
+from replica.abi.v1 import (
+    GOVERNANCE,
+    LATER,
+    Refuse,
+    init,
+    messages,
+    query,
+    raw_query,
+    reply,
+    update,
+)
 
 from . import membership as members
-from . import releases
+from . import releases, replacement
 from .nns_recovery import membership, nns_recovery_mutations
 from .recovery import recovery_mutations, simulation
 from .store import apply, changes_since, get, latest_version, need
@@ -67,7 +77,16 @@ def keys(ctx, arg):
 @update
 def recover_subnet(ctx, payload):
     only_governance(ctx)
-    apply(ctx, recovery_mutations(ctx, payload))
+    mutations = recovery_mutations(ctx, payload)
+    if payload["replacement_nodes"]:
+        replacement.ask_for_keys(ctx, payload, mutations)
+        return LATER
+    apply(ctx, mutations)
+
+
+@reply
+def on_keys(ctx, outcome, context):
+    apply(ctx, replacement.with_keys(ctx, outcome, context))
 
 
 @query

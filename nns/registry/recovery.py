@@ -2,6 +2,7 @@
 
 from replica.abi.v1 import Principal, Refuse, evidence, messages, sha256
 
+from . import replacement
 from .store import get, latest_version, need
 
 
@@ -14,15 +15,16 @@ def recovery_mutations(ctx, payload):
     settings = messages.parse(messages.SubnetRecord, record[0])
     if len(payload["state_hash"]) != 32:
         raise Refuse(f"state_hash must have 32 bytes, this one has {len(payload['state_hash'])}")
-    if payload["replacement_nodes"] or payload["registry_store_uri"]:
-        raise Refuse("replacing nodes in a recovery needs a new key: this release can't make one")
+    if payload["registry_store_uri"]:
+        raise Refuse("registry_store_uri is for a subnet that becomes the NNS: not supported")
+    replacing = bool(payload["replacement_nodes"])
     if not settings.is_halted:
         raise Refuse(f"subnet {subnet} is not halted; halt it first (`reprise subnet halt`)")
     contents_raw, cup_version = need_versioned(ctx, f"catch_up_package_contents_{subnet}")
     contents = messages.parse(messages.CatchUpPackageContents, contents_raw)
-    judged = judge(ctx, payload, subnet, settings, contents_raw, cup_version)
+    judged = judge(ctx, payload, subnet, settings, contents_raw, cup_version, replacing)
     if judged.state_hash != payload["state_hash"]:
-        raise Refuse("the state hash is not the one that n - f members attest")
+        raise Refuse("the state hash is not the one that the members attest")
     interval = settings.dkg_interval_length + 1
     lowest = evidence.recovery_height(judged.proven_height, interval)
     if payload["height"] < lowest or payload["height"] % interval:
@@ -38,28 +40,43 @@ def recovery_mutations(ctx, payload):
     contents.recovery.height = payload["height"]
     contents.recovery.time = payload["time_ns"]
     contents.recovery.state_hash = payload["state_hash"]
-    summary = judged.package.summary
-    for field, transcript, tag in (
-        (contents.initial_ni_dkg_transcript_low_threshold, summary.low, evidence.LOW),
-        (contents.initial_ni_dkg_transcript_high_threshold, summary.high, evidence.HIGH),
-    ):
-        made = evidence.transcript_to_record(
-            transcript, subnet, summary.height, tag, summary.registry_version
-        )
-        field.CopyFrom(made)
+    set_keys(contents, subnet, None if replacing else judged.package.summary)
     mutations = [
         messages.Mutation(f"catch_up_package_contents_{subnet}", messages.serialize(contents))
     ]
     if payload["unhalt"] is not False:
         settings.is_halted = False
         settings.halt_at_cup_height = False
+    if replacing:
+        nodes = sorted(payload["replacement_nodes"])
+        replacement.check_members(ctx, nodes, settings, judged.attesting)
+        del settings.membership[:]
+        settings.membership.extend(bytes(n) for n in nodes)
+        mutations.append(replacement.key_hole(subnet))
+    if messages.serialize(settings) != record[0]:
         mutations.append(messages.Mutation(f"subnet_record_{subnet}", messages.serialize(settings)))
     if payload["diff_hash"] is not None and payload["diff_hash"] != diff_hash(mutations):
         raise Refuse("the registry would change otherwise than what was proposed: plan anew")
     return mutations
 
 
-def judge(ctx, payload, subnet, settings, contents_raw, cup_version):
+def set_keys(contents, subnet, summary):
+    """Let the CUP go on with the keys of the proven package's summary; None: leave holes."""
+    for field, tag in (
+        (contents.initial_ni_dkg_transcript_low_threshold, evidence.LOW),
+        (contents.initial_ni_dkg_transcript_high_threshold, evidence.HIGH),
+    ):
+        if summary is None:
+            field.CopyFrom(messages.InitialNiDkgTranscriptRecord())
+            continue
+        transcript = summary.low if tag == evidence.LOW else summary.high
+        made = evidence.transcript_to_record(
+            transcript, subnet, summary.height, tag, summary.registry_version
+        )
+        field.CopyFrom(made)
+
+
+def judge(ctx, payload, subnet, settings, contents_raw, cup_version, replacing):
     """Check the evidence against the keys that the registry holds."""
     if payload["evidence"] is None:
         raise Refuse("the proposal carries no evidence; make it with `reprise recover subnet plan`")
@@ -77,6 +94,7 @@ def judge(ctx, payload, subnet, settings, contents_raw, cup_version):
         signing,
         committee,
         registry_cup,
+        replacing=replacing,
     )
 
 

@@ -15,6 +15,8 @@ def judge(
     records: VersionedRecords,
     version: RegistryVersion,
     base: CatchUpPackage | int,
+    *,
+    replacing: bool = False,
 ) -> Judgement:
     """Check evidence against the members and keys of a registry version.
 
@@ -28,4 +30,5 @@ def judge(
         {n: k.signing for n, k in view.keys.items()},
         {n: k.committee for n, k in view.keys.items()},
         base,
+        replacing=replacing,
     )

@@ -57,7 +57,7 @@ class Chain:
         self.beacon_height = Height(0)
         self._summaries: dict[bytes, Summary] = {}
         self._dealt: dict[bytes, tuple[DkgMessage, ...]] = {}
-        self.outcomes: dict[bytes, tuple[Transcript | None, Transcript | None]] = {}
+        self.outcomes: dict[bytes, tuple[Transcript | None, ...]] = {}
         """Keys that come of an interval, by the hash of its last block."""
         self.configs: dict[tuple[bytes, int], Config] = {}
         """What is generated, by the summary's hash and the tag."""

@@ -101,7 +101,7 @@ _TABLE: tuple[tuple[str, Callable[[Reader], list[Mutation]], frozenset[Topic]], 
     (
         "block maker",
         block_maker.make,
-        _valid(Notarization, Beacon, EquivocationProof, BlockProposal),
+        _valid(Notarization, Beacon, EquivocationProof, BlockProposal) | {STATE},
     ),
     ("cup validator", validator.cups, _TIPS | _waiting(Cup) | {STATE}),
     ("beacon validator", validator.beacons, _both(Beacon)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from replica.consensus.reader import Reader, Status
 from replica.protocol import canonical
 from replica.protocol.artifacts import Data, Summary
+from replica.protocol.crypto.dkg import KeyResult
 from replica.protocol.hashing import domain, sha256
 from replica.protocol.ids import Epoch, Height, RegistryVersion, TimeNs
 
@@ -24,6 +25,8 @@ class Batch:
     ingress: tuple[bytes, ...]
     is_checkpoint: bool
     """The block opens an interval: the state after it becomes a checkpoint."""
+    keys: tuple[KeyResult, ...] = ()
+    """Keys for other subnets that were asked for."""
 
 
 def next_batch(reader: Reader) -> Batch | None:
@@ -46,4 +49,5 @@ def next_batch(reader: Reader) -> Batch | None:
         randomness=sha256(domain("random_tape_domain") + canonical.encode(tape)),
         ingress=entry.payload.ingress if isinstance(entry.payload, Data) else (),
         is_checkpoint=is_checkpoint,
+        keys=entry.payload.results if isinstance(entry.payload, Summary) else (),
     )

@@ -1,6 +1,7 @@
 """Distributed key generation on the chain: dealings and complaints in blocks, keys in summaries.
 
-A summary names the receivers of the keys after next. During its interval dealers deal, blocks
+A summary names the receivers of the keys after next, and on the NNS also those of other subnets'
+new keys, which its members deal at these subnets' request. During its interval dealers deal, blocks
 collect dealings (in its first two thirds) and receivers' complaints; the next summary holds what
 comes of the dealings nobody could complain about. Too few of them: the present key stays.
 
@@ -9,9 +10,10 @@ Source: reference/consensus.md §1.10.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
-from replica.client.subnet_view import NodeKeys
+from replica.client.key_receiver import KeyOffer, KeyOffers, complaint_of
 from replica.consensus.pool import (
     AddValidated,
     HandleInvalid,
@@ -28,25 +30,39 @@ from replica.protocol.artifacts import (
     payload_hash,
 )
 from replica.protocol.crypto import dkg
-from replica.protocol.crypto.dkg import HIGH, LOW, Config
+from replica.protocol.crypto.dkg import HIGH, LOW, Config, KeyRequest
 from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.errors import NotFound
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import NodeId
 
-TAGS = (LOW, HIGH)
+ATTEMPTS_MAX = 3
+"""Intervals in which keys for another subnet are dealt before that is given up."""
+REQUESTS_MAX = 2
+"""Requests for other subnets' keys that are dealt for in one interval."""
+
+
+def tags_of(summary: Summary) -> tuple[int, ...]:
+    """Return the tags of all keys that are generated in the interval of a summary."""
+    return tuple(range(LOW, HIGH + 1 + 2 * len(summary.requests)))
+
+
+def _request(summary: Summary, tag: int) -> KeyRequest | None:
+    """Return whose keys a tag stands for; None: this subnet's own."""
+    return None if tag <= HIGH else summary.requests[(tag - HIGH - 1) // 2].request
 
 
 def config_of(reader: Reader, summary: Summary, tag: int) -> Config:
     """Return what is generated under a tag in the interval that a summary opens."""
     known, key = reader.chain.configs, (payload_hash(summary), tag)
     if key not in known:
-        newest = summary.next_high or summary.high
-        epoch = reader.chain.cup.epoch
-        known[key] = dkg.config(
-            reader.subnet, epoch, summary.height, tag, summary.receivers, newest
-        )
+        newest, request = summary.next_high or summary.high, _request(summary, tag)
+        opened = (reader.subnet, reader.chain.cup.epoch, summary.height, tag)
+        if request is None:
+            known[key] = dkg.config(*opened, summary.receivers, newest)
+        else:
+            known[key] = dkg.config_of_request(*opened, summary.receivers, request)
     return known[key]
 
 
@@ -71,10 +87,11 @@ def deal(reader: Reader) -> list[Mutation]:
         return []
     height = summary.height
     mine = {a.tag for a in reader.pool.validated.at(DkgDealing, height) if a.dealer == reader.node}
-    if len(mine) == len(TAGS):
+    tags = tags_of(summary)
+    if len(mine) == len(tags):
         return []
     out: list[Mutation] = []
-    for tag in TAGS:
+    for tag in tags:
         config = config_of(reader, summary, tag)
         if tag in mine or reader.node not in config.dealers:
             continue
@@ -85,7 +102,7 @@ def deal(reader: Reader) -> list[Mutation]:
                 continue
         keys = reader.context.keys
         seed = sha256(b"dealing seed" + keys.dealing)
-        receivers = {r: _keys(reader, summary, r).dealing for r in config.receivers}
+        receivers = {r: _dealing_key(reader, summary, tag, r) for r in config.receivers}
         made = reader.context.dkg.deal(config, reader.node, seed, share, receivers)
         signature = keys.signing.sign(dkg.message(config, made))
         epoch = reader.chain.cup.epoch
@@ -96,7 +113,7 @@ def deal(reader: Reader) -> list[Mutation]:
 def complain(reader: Reader) -> list[Mutation]:
     """Complain of dealings on the chain in which this node's share is wrong."""
     summary = _open(reader)
-    if reader.status is Status.HALTED or reader.node not in summary.receivers:
+    if reader.status is Status.HALTED:
         return []
     parents = reader.chain.notarized_at(reader.chain.notarized_height)
     of_parent = reader.chain.summary_of(parents[0].hash) if parents else None
@@ -115,8 +132,10 @@ def _opens(reader: Reader, summary: Summary, message: DkgDealing) -> bool:
     """Whether our share in a dealing is right; looked at once."""
     known = reader.chain.shares_checked
     key = dkg.digest(message.dealing)
+    config = config_of(reader, summary, message.tag)
+    if reader.node not in config.receivers:
+        return True
     if key not in known:
-        config = config_of(reader, summary, message.tag)
         secret = reader.context.keys.dealing
         known[key] = reader.context.dkg.opens(config, message.dealing, reader.node, secret)
     return known[key]
@@ -125,14 +144,18 @@ def _opens(reader: Reader, summary: Summary, message: DkgDealing) -> bool:
 def _complaint(reader: Reader, summary: Summary, message: DkgDealing) -> DkgComplaint:
     config = config_of(reader, summary, message.tag)
     secret = reader.context.keys.dealing
-    return DkgComplaint(
-        message.epoch,
-        message.height,
-        message.tag,
-        message.dealer,
-        dkg.digest(message.dealing),
-        reader.node,
-        reader.context.dkg.complain(config, message.dealing, secret),
+    return complaint_of(reader.context.dkg, config, message, reader.node, secret)
+
+
+def offers(reader: Reader) -> KeyOffers:
+    """Return what is being dealt for other subnets, for its receivers to look at."""
+    summary = _open(reader)
+    known = _dealings_here(reader, summary).values()
+    return KeyOffers(
+        tuple(
+            KeyOffer(config_of(reader, summary, tag), tuple(m for m in known if m.tag == tag))
+            for tag in tags_of(summary)[2:]
+        )
     )
 
 
@@ -172,19 +195,23 @@ def _dealings_here(reader: Reader, summary: Summary) -> dict[bytes, DkgDealing]:
     return {dkg.digest(m.dealing): m for m in found if isinstance(m, DkgDealing)}
 
 
-def _keys(reader: Reader, summary: Summary, node: NodeId) -> NodeKeys:
-    return reader.context.registry.node_keys(node, summary.next_registry_version)
+def _dealing_key(reader: Reader, summary: Summary, tag: int, receiver: NodeId) -> bytes:
+    """Return what shares are sealed with for the receiver of a key."""
+    request = _request(summary, tag)
+    version = summary.next_registry_version if request is None else request.registry_version
+    return reader.context.registry.node_keys(receiver, version).dealing
 
 
 def _dealing_fault(reader: Reader, summary: Summary, message: DkgDealing) -> str | None:
-    if message.tag not in TAGS:
+    if message.tag not in tags_of(summary):
         return "there is no such key"
     config = config_of(reader, summary, message.tag)
     fault = reader.context.dkg.fault(config, message.dealer, message.dealing)
     if fault:
         return fault
     try:
-        key = _keys(reader, summary, message.dealer).signing
+        registry, version = reader.context.registry, summary.next_registry_version
+        key = registry.node_keys(message.dealer, version).signing
     except NotFound:
         return "the registry knows no keys of the dealer"
     signed = dkg.message(config, message.dealing)
@@ -196,10 +223,10 @@ def _complaint_fault(
 ) -> str | None:
     if (complaint.tag, complaint.dealer) != (accused.tag, accused.dealer):
         return "it names another dealing"
-    if complaint.accuser not in summary.receivers:
-        return "the accuser receives no share"
     config = config_of(reader, summary, complaint.tag)
-    key = _keys(reader, summary, complaint.accuser).dealing
+    if complaint.accuser not in config.receivers:
+        return "the accuser receives no share"
+    key = _dealing_key(reader, summary, complaint.tag, complaint.accuser)
     good = reader.context.dkg.is_justified(
         config, accused.dealing, complaint.accuser, key, complaint.complaint
     )
@@ -240,9 +267,9 @@ def _subject(message: DkgMessage) -> tuple[int, NodeId, bool]:
     return message.tag, message.dealer, isinstance(message, DkgComplaint)
 
 
-def _counts(messages: Iterable[DkgMessage]) -> dict[int, int]:
+def _counts(messages: Iterable[DkgMessage]) -> Counter[int]:
     dealings = [m.tag for m in messages if isinstance(m, DkgDealing)]
-    return {tag: dealings.count(tag) for tag in TAGS}
+    return Counter(dealings)
 
 
 def payload_fault(
@@ -281,15 +308,14 @@ def payload_fault(
     return None
 
 
-def outcome(
-    reader: Reader, parent: bytes, summary: Summary
-) -> tuple[Transcript | None, Transcript | None]:
-    """Return the (low, high) keys that come of an interval that ends with this block."""
+def outcome(reader: Reader, parent: bytes, summary: Summary) -> tuple[Transcript | None, ...]:
+    """Return the keys that come of an interval that ends with this block, in order of their tags:
+    the subnet's own two, then two for each request."""
     found = reader.chain.outcomes.get(parent)
     if found is None:
         messages = reader.chain.dealt(parent)
-        low, high = (_generate(reader, summary, tag, messages) for tag in TAGS)
-        found = reader.chain.outcomes[parent] = (low, high)
+        made = [_generate(reader, summary, tag, messages) for tag in tags_of(summary)]
+        found = reader.chain.outcomes[parent] = tuple(made)
     return found
 
 

@@ -23,7 +23,7 @@ from replica.protocol.artifacts import (
     Payload,
     ValidationContext,
 )
-from replica.protocol.crypto.dkg import KeyGeneration
+from replica.protocol.crypto.dkg import KeyGeneration, KeyRequest
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.crypto.scheme import Scheme, Transcript
 from replica.protocol.hashing import sha256
@@ -65,6 +65,10 @@ class StateView(Protocol):
 
     def checkpoint_root_at(self, height: int) -> bytes | None:
         """Return the manifest root of the checkpoint at a height, once it is computed."""
+        ...
+
+    def key_requests_at(self, height: int) -> tuple[KeyRequest, ...]:
+        """Return the keys that the state of a height asks for. Raises: Unavailable."""
         ...
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from replica.consensus import dkg
 from replica.consensus.reader import Reader
 from replica.protocol.artifacts import Summary, ValidationContext
+from replica.protocol.crypto.dkg import KeyResult, OpenRequest
+from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.ids import Height
 
 
@@ -20,7 +24,9 @@ def next_summary(
     if last is None or height != last.next_start:
         return None
     following = reader.context.registry.subnet(context.registry_version)
-    next_low, next_high = dkg.outcome(reader, parent, last)
+    next_low, next_high, *remote = dkg.outcome(reader, parent, last)
+    results, again = _results(last, remote)
+    opened = (*again, *_new_requests(reader, last, context, following.is_system))
     return Summary(
         registry_version=last.next_registry_version,
         height=Height(height),
@@ -32,4 +38,39 @@ def next_summary(
         receivers=following.members,
         next_low=next_low,
         next_high=next_high,
+        requests=opened[: dkg.REQUESTS_MAX],
+        results=results,
+    )
+
+
+def _results(
+    last: Summary, keys: Sequence[Transcript | None]
+) -> tuple[tuple[KeyResult, ...], tuple[OpenRequest, ...]]:
+    """Return what came of the requests of an interval, and those to be dealt for once more."""
+    results, again = [], []
+    for opened, low, high in zip(last.requests, keys[::2], keys[1::2], strict=True):
+        number = opened.request.number
+        if low is not None and high is not None:
+            results.append(KeyResult(number, low, high))
+        elif opened.attempt >= dkg.ATTEMPTS_MAX:
+            results.append(KeyResult(number, None, None))
+        else:
+            again.append(OpenRequest(opened.request, opened.attempt + 1))
+    return tuple(results), tuple(again)
+
+
+def _new_requests(
+    reader: Reader, last: Summary, context: ValidationContext, is_system: bool
+) -> tuple[OpenRequest, ...]:
+    """Return the requests in the certified state that no interval has dealt for yet.
+
+    Raises: Unavailable when the state of that height is not here.
+    """
+    if not is_system:
+        return ()
+    known = {o.request.number for o in last.requests} | {r.number for r in last.results}
+    return tuple(
+        OpenRequest(request, 1)
+        for request in reader.context.state.key_requests_at(context.certified_height)
+        if request.number not in known and request.registry_version <= context.registry_version
     )

@@ -14,15 +14,26 @@ from replica.abi import bundle as bundles
 from replica.execution import install, snapshots
 from replica.execution.errors import Refused
 from replica.protocol import candid
+from replica.protocol.crypto.dkg import KeyRequest
 from replica.protocol.errors import Rejected
 from replica.protocol.hashing import sha256
-from replica.protocol.ids import LIFELINE, ROOT, CanisterId, Principal, canister_id
+from replica.protocol.ids import (
+    LIFELINE,
+    REGISTRY,
+    ROOT,
+    CanisterId,
+    NodeId,
+    Principal,
+    RegistryVersion,
+    canister_id,
+)
 from replica.state.placement import all_tables
 from replica.state.records import (
     RUNNING,
     STOPPED,
     STOPPING,
     Canister,
+    KeyCall,
     Origin,
     Request,
     StopWaiter,
@@ -60,9 +71,15 @@ service : {
     status : status; settings : record { controllers : vec principal };
     module_hash : opt blob; memory_size : nat; cycles : nat; idle_cycles_burned_per_day : nat;
   });
+  setup_initial_dkg : (record { node_ids : vec principal; registry_version : nat64 }) -> (record {
+    low_threshold_transcript_record : blob; high_threshold_transcript_record : blob;
+    subnet_threshold_public_key : blob;
+  });
 }
 """)
 CONTROLLERS_MAX = 10
+KEY_CALLS_MAX = 8
+RECEIVERS_MAX = 64
 
 
 @dataclass
@@ -109,6 +126,9 @@ class Management:
             raise Refused("IC0408", f"{method}: {error}") from error
         if method == "stop_canister":
             return self._stop_canister(decoded, origin)
+        if method == "setup_initial_dkg":
+            self._setup_initial_dkg(decoded, origin)
+            return None
         value = handler(decoded)
         return candid.encode(spec.results, [value] if spec.results else [], INTERFACE)
 
@@ -220,6 +240,24 @@ class Management:
     def _delete_canister_snapshot(self, arg: dict[str, Any]) -> None:
         canister = self._controlled(arg)
         self.state.set(snapshots.delete(canister, arg["snapshot_id"]))
+
+    # -- keys
+
+    def _setup_initial_dkg(self, arg: dict[str, Any], origin: Origin) -> None:
+        """Have this subnet deal fresh keys to nodes of another; answered in a later block."""
+        if self.caller != REGISTRY:
+            raise Refused("IC0512", "only the registry asks for other subnets' keys")
+        receivers = tuple(sorted(NodeId(n) for n in arg["node_ids"]))
+        if not receivers or len(set(receivers)) != len(receivers):
+            raise Refused("IC0408", "setup_initial_dkg: name each node once")
+        if len(receivers) > RECEIVERS_MAX:
+            raise Refused("IC0408", f"a subnet has at most {RECEIVERS_MAX} nodes")
+        if len(self.state.key_calls) >= KEY_CALLS_MAX:
+            raise Refused("IC0201", f"{KEY_CALLS_MAX} key generations are open already")
+        number, version = self.state.next_key_request, RegistryVersion(arg["registry_version"])
+        call = KeyCall(KeyRequest(number, version, receivers), origin)
+        self.state.key_calls = (*self.state.key_calls, call)
+        self.state.next_key_request = number + 1
 
     # -- life cycle
 

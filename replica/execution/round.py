@@ -14,11 +14,13 @@ from replica.consensus.delivery import Batch
 from replica.execution import python_runtime as python
 from replica.execution.errors import Refused
 from replica.execution.ingress import decode_cached
-from replica.execution.management import Management, Policy
+from replica.execution.management import INTERFACE, Management, Policy
 from replica.execution.metering import Meter
-from replica.protocol import candid, envelope
+from replica.protocol import candid, cup, envelope
+from replica.protocol.crypto.dkg import HIGH, LOW, KeyRequest, KeyResult
 from replica.protocol.errors import Rejected
-from replica.protocol.ids import MANAGEMENT_CANISTER, CanisterId, Principal
+from replica.protocol.ids import MANAGEMENT_CANISTER, CanisterId, Principal, SubnetId
+from replica.protocol.messages import serialize
 from replica.state.records import (
     INBOX_MAX,
     PROCESSING,
@@ -80,6 +82,7 @@ class Round:
     def run(self) -> RoundResult:
         self._prune_ingress()
         self._expire_stops()
+        self._hand_out_keys()
         for raw in self.batch.ingress:
             self._induct(raw)
         self._ring_timers()
@@ -120,6 +123,31 @@ class Round:
             for waiter in late:
                 text = f"{id_} did not stop within {STOP_TIMEOUT_NS // 10**9} s: calls are open"
                 self._reject(waiter.origin, "IC0519", text)
+
+    def _hand_out_keys(self) -> None:
+        """Answer those for whose nodes keys were dealt, or could not be."""
+        for result in self.batch.keys:
+            for call in [c for c in self.state.key_calls if c.request.number == result.number]:
+                kept = tuple([c for c in self.state.key_calls if c is not call])
+                self.state.key_calls = kept
+                if result.low is None or result.high is None:
+                    text = "too few nodes dealt: no keys were made; try again"
+                    self._reject(call.origin, "IC0504", text)
+                    continue
+                self._respond(call.origin, self._keys_plain(call.request, result))
+
+    def _keys_plain(self, request: KeyRequest, result: KeyResult) -> bytes:
+        subnet, height = SubnetId(self.state.before.system.subnet), self.batch.height
+        fields: dict[str, Any] = {}
+        for name, transcript, tag in (("low", result.low, LOW), ("high", result.high, HIGH)):
+            assert transcript is not None, "checked by the caller"
+            record = cup.transcript_to_record(
+                transcript, subnet, height, tag, request.registry_version
+            )
+            fields[f"{name}_threshold_transcript_record"] = serialize(record)
+            fields["subnet_threshold_public_key"] = transcript.public_key
+        results = INTERFACE.methods["setup_initial_dkg"].results
+        return candid.encode(results, [fields], INTERFACE)
 
     def _induct(self, raw: bytes) -> None:
         try:

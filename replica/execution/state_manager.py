@@ -18,8 +18,9 @@ from replica.execution.recovery import RecoveryRound, Work, newest_registry_vers
 from replica.execution.round import Round, RoundResult
 from replica.protocol import hash_tree, manifest
 from replica.protocol.artifacts import Certification
+from replica.protocol.crypto.dkg import KeyRequest
 from replica.protocol.cup import CatchUpPackage
-from replica.protocol.errors import NotVerified, ReprisError
+from replica.protocol.errors import NotVerified, ReprisError, Unavailable
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import Height, RegistryVersion, SubnetId
 from replica.runtime.journal import sync_directory
@@ -87,6 +88,7 @@ class StateManager:
         self._dirty: dict[str, set[bytes]] = {}
         self._base: int | None = None
         self._tip: Snapshot = genesis(subnet)
+        self._key_requests: dict[int, tuple[KeyRequest, ...]] = {}
         self._certified_height = Height(0)
 
     # -- opening
@@ -134,9 +136,15 @@ class StateManager:
         self.store.set_fence(snapshot.height, epoch)
         self.executed.clear()
         self.certified = None
-        self._tip = snapshot
+        self._key_requests.clear()
+        self._set_tip(snapshot)
         self._certified_height = snapshot.height
         self._dirty, self._base = {}, None
+
+    def _set_tip(self, snapshot: Snapshot) -> None:
+        self._tip = snapshot
+        requests = tuple([c.request for c in snapshot.system.key_calls])
+        self._key_requests[snapshot.height] = requests
 
     def _adopt(self, package: CatchUpPackage) -> None:
         """Give a checkpoint with the CUP's root the CUP's height (after a recovery)."""
@@ -177,6 +185,12 @@ class StateManager:
         found = self.manifests.get(height)
         return None if found is None else manifest.root(found)
 
+    def key_requests_at(self, height: int) -> tuple[KeyRequest, ...]:
+        found = self._key_requests.get(height)
+        if found is None:
+            raise Unavailable(f"the state of height {height} is not here")
+        return found
+
     # -- executing
 
     def execute(self, batch: Batch) -> RoundResult:
@@ -196,7 +210,7 @@ class StateManager:
     def _advance(self, executed: Executed) -> None:
         """Make an executed height the tip; its rows are what the next checkpoint rewrites."""
         self.executed[executed.snapshot.height] = executed
-        self._tip = executed.snapshot
+        self._set_tip(executed.snapshot)
         for name, rows in executed.result.rows.changes.items():
             self._dirty.setdefault(name, set()).update(rows)
 
@@ -245,6 +259,8 @@ class StateManager:
     def forget_below(self, cup_height: int) -> None:
         """A catch-up package is past these: older checkpoints and retired tables can go."""
         self.remove_checkpoints_below(cup_height, keep=2)
+        for old in [h for h in self._key_requests if h < cup_height]:
+            del self._key_requests[old]
         self.store.drop_retired(min(cup_height, self._certified_height))
 
     # -- checkpoints

@@ -15,7 +15,7 @@ from typing import TypeVar, dataclass_transform
 
 from replica.protocol import canonical, cbor
 from replica.protocol.certificate import state_root_message
-from replica.protocol.crypto.dkg import Complaint, Dealing
+from replica.protocol.crypto.dkg import Complaint, Dealing, KeyResult, OpenRequest
 from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.errors import Malformed
 from replica.protocol.hashing import domain, domain_hash
@@ -71,6 +71,10 @@ class Summary:
     next_low: Transcript | None = None
     """Keys of the next interval; None: generation failed, and the present key stays."""
     next_high: Transcript | None = None
+    requests: tuple[OpenRequest, ...] = ()
+    """Keys of other subnets that are dealt in this interval (the NNS only)."""
+    results: tuple[KeyResult, ...] = ()
+    """What came of the requests of the interval before; execution hands them to who asked."""
 
     @property
     def next_start(self) -> Height:

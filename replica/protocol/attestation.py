@@ -14,7 +14,7 @@ from replica.protocol import artifacts, canonical, cup, hash_tree
 from replica.protocol.artifacts import Block, Certification, Finalization
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.keys import verify_ed25519
-from replica.protocol.crypto.scheme import Scheme, threshold_high
+from replica.protocol.crypto.scheme import Scheme, faults_max, threshold_high
 from replica.protocol.errors import Malformed, NotVerified
 from replica.protocol.hashing import domain, leb128
 from replica.protocol.ids import Epoch, Height, NodeId, RegistryVersion, SubnetId, TimeNs
@@ -102,12 +102,16 @@ def judge(
     committee_keys: dict[NodeId, bytes],
     registry_cup: cup.CatchUpPackage | int,
     scheme: Scheme = bls.VERIFIER,
+    *,
+    replacing: bool = False,
 ) -> Judgement:
     """Check every signature and return what is proven (evidence of class *certified*).
 
     `public_key`: the subnet's, from the registry. `signing_keys`: Ed25519 keys of the members;
     `committee_keys`: their multi-signature keys. `registry_cup`: the unsigned CUP in force;
-    or, when it is not at hand, its epoch: then only a signed CUP can be evidence.
+    or, when it is not at hand, its epoch: then only a signed CUP can be evidence. `replacing`: more
+    than f members are gone for good. Then f + 1 attest, one of whom is honest; what they attest
+    must still carry the subnet's signature, and without them nobody makes a quorum any more.
     Raises: NotVerified, naming what does not hold.
     """
     package = cup.decode(evidence.cup)
@@ -140,7 +144,7 @@ def judge(
         package,
         state_height,
         certified_root,
-        quorum,
+        faults_max(len(signing_keys)) + 1 if replacing else quorum,
         signing_keys,
     )
     if state_height == package.height and state_hash != package.state_hash:
@@ -203,7 +207,7 @@ def _check_attestations(
     quorum: int,
     signing_keys: dict[NodeId, bytes],
 ) -> tuple[bytes, tuple[NodeId, ...]]:
-    """Return the state hash that n - f members attest, and who they are."""
+    """Return the state hash that enough members attest, and who they are."""
     by_hash: dict[bytes, list[NodeId]] = {}
     seen: list[NodeId] = []
     for a in attestations:
@@ -224,7 +228,7 @@ def _check_attestations(
             return state_hash, tuple(sorted(nodes))
     best = max((len(n) for n in by_hash.values()), default=0)
     raise NotVerified(
-        f"{best} members attest one state at height {state_height}; {quorum} (n - f) are needed"
+        f"{best} members attest one state at height {state_height}; {quorum} are needed"
     )
 
 

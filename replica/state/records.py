@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from replica.protocol.crypto.dkg import KeyRequest
 from replica.protocol.ids import CanisterId, Principal
 
 RUNNING, STOPPING, STOPPED = "running", "stopping", "stopped"
@@ -149,6 +150,14 @@ class IngressStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyCall:
+    """Somebody waits until the subnet has dealt keys for others' nodes."""
+
+    request: KeyRequest
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
 class System:
     """The state's own record: everything that is no canister and no row. Holds no height."""
 
@@ -159,3 +168,5 @@ class System:
     next_canister: int
     """Where the scheduler goes on in the order of canister ids."""
     subnet: Principal
+    key_calls: tuple[KeyCall, ...] = ()
+    next_key_request: int = 1

@@ -12,7 +12,7 @@ from functools import lru_cache
 from replica.protocol import canonical, cbor
 from replica.protocol.hashing import domain_hash, sha256
 from replica.protocol.ids import CanisterId, Height, SubnetId
-from replica.state.records import Canister, IngressStatus, System
+from replica.state.records import Canister, IngressStatus, KeyCall, System
 from replica.state.rows import Changes, Layer, RowStore
 
 
@@ -42,6 +42,8 @@ class BlockState:
     time_ns: int = 0
     epoch: int = 0
     next_canister: int = 0
+    key_calls: tuple[KeyCall, ...] = ()
+    next_key_request: int = 1
     touched: dict[CanisterId, None] = field(default_factory=dict)
     touched_ingress: dict[bytes, None] = field(default_factory=dict)
 
@@ -55,6 +57,8 @@ class BlockState:
             time_ns,
             epoch,
             before.system.next_canister,
+            before.system.key_calls,
+            before.system.next_key_request,
         )
 
     def set(self, canister: Canister) -> None:
@@ -81,6 +85,8 @@ class BlockState:
             time_ns=self.time_ns,
             epoch=self.epoch,
             next_canister=self.next_canister,
+            key_calls=self.key_calls,
+            next_key_request=self.next_key_request,
             digest=self._digest(before.digest, height),
         )
         return Snapshot(height, system, self.canisters, self.ingress)
@@ -94,7 +100,8 @@ class BlockState:
             [i, canonical.encode(s) if (s := self.ingress.get(i)) else None]
             for i in sorted(self.touched_ingress)
         ]
-        head = [height, self.time_ns, self.epoch, self.next_canister]
+        calls = [canonical.pack(c) for c in self.key_calls]
+        head = [height, self.time_ns, self.epoch, self.next_canister, calls, self.next_key_request]
         changed = cbor.dumps([head, canisters, ingress, rows_plain(self.rows.changes)])
         return domain_hash("reprise-state-digest", before, changed)
 

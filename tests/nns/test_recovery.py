@@ -265,7 +265,7 @@ def finalization_of_too_few(case: Case) -> dict[str, Any]:
     "mutate, text",
     [
         (lambda _: {"state_hash": bytes(31)}, "must have 32 bytes, this one has 31"),
-        (lambda _: {"state_hash": bytes(32)}, "not the one that n - f members attest"),
+        (lambda _: {"state_hash": bytes(32)}, "not the one that the members attest"),
         (lambda _: {"height": FINALIZED}, "not above all that is proven"),
         (lambda _: {"height": 121}, "multiple of 20"),
         (lambda _: {"height": 100}, "not above all that is proven"),

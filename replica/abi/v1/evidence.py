@@ -8,6 +8,7 @@ from replica.protocol.attestation import (
     recovery_height,
 )
 from replica.protocol.crypto.dkg import HIGH, LOW
+from replica.protocol.crypto.scheme import faults_max
 from replica.protocol.cup import from_registry, transcript_from_record, transcript_to_record
 from replica.protocol.ids import NodeId, RegistryVersion, SubnetId
 
@@ -20,6 +21,7 @@ __all__ = [
     "RegistryVersion",
     "SubnetId",
     "decode",
+    "faults_max",
     "from_registry",
     "judge",
     "recovery_height",

@@ -36,10 +36,10 @@ from replica.protocol.crypto.scheme import (
 )
 from replica.protocol.errors import Malformed
 from replica.protocol.hashing import domain, domain_hash, sha256
-from replica.protocol.ids import Epoch, Height, NodeId, SubnetId
+from replica.protocol.ids import Epoch, Height, NodeId, RegistryVersion, SubnetId
 
 LOW, HIGH = 1, 2
-"""Tags: which of a subnet's two keys."""
+"""Tags: which of a subnet's two keys. Those of a summary's k-th request are 2k + 1 and 2k + 2."""
 G1_BYTES, G2_BYTES, SCALAR_BYTES = 48, 96, 32
 
 
@@ -82,6 +82,36 @@ class Config:
         return committee.index(dealer)
 
 
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """Keys wanted for nodes of another subnet: both fresh, dealt by this subnet's members."""
+
+    number: int
+    """Counts the requests of a subnet's whole history."""
+    registry_version: RegistryVersion
+    """A version that holds the receivers' keys."""
+    receivers: tuple[NodeId, ...]
+    """In ascending order."""
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """A request that is dealt for in an interval."""
+
+    request: KeyRequest
+    attempt: int
+    """From 1 on: an interval may bring too few good dealings."""
+
+
+@dataclass(frozen=True)
+class KeyResult:
+    """What came of a request; without keys when there were too few good dealings every time."""
+
+    number: int
+    low: Transcript | None
+    high: Transcript | None
+
+
 def config(
     subnet: SubnetId,
     epoch: Epoch,
@@ -98,6 +128,20 @@ def config(
     dealers = newest_high.committee
     bare = newest_high.without_shares()
     return Config(subnet, epoch, height, tag, dealers, receivers, threshold_high(count), bare)
+
+
+def config_of_request(
+    subnet: SubnetId,
+    epoch: Epoch,
+    height: Height,
+    tag: int,
+    dealers: tuple[NodeId, ...],
+    request: KeyRequest,
+) -> Config:
+    """Return what is generated for a request: an odd tag is a low-threshold key's."""
+    count = len(request.receivers)
+    threshold = threshold_low(count) if tag % 2 == LOW else threshold_high(count)
+    return Config(subnet, epoch, height, tag, dealers, request.receivers, threshold, None)
 
 
 @dataclass(frozen=True)
