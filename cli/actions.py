@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cli import context, views
 from cli import nns_client as nns
+from cli.lab.layout import Swarm
 from cli.output import plain, progress, say
 from cli.recovery import plan as recovery
 from replica.client.agent import Agent
@@ -150,13 +153,30 @@ def from_json(type_: candid.Type, value: Any, did: candid.Interface) -> Any:
 # --- recovery --------------------------------------------------------------------------------
 
 
-def plan(folder: Path, subnet: str, out: Path) -> dict[str, Any]:
+def _members_after(found: Swarm, present: Sequence[Principal], pairs: list[str]) -> list[Principal]:
+    """Return who is a member once nodes are replaced as in OLD=NEW. Raises: Malformed."""
+    members = list(present)
+    for pair in pairs:
+        old, separator, new = pair.partition("=")
+        if not separator:
+            raise Malformed(f"--replace takes OLD=NEW, not {pair}")
+        gone = found.node(old).id
+        if gone not in members:
+            raise Malformed(f"{old} is not a member of the subnet")
+        members[members.index(gone)] = found.node(new).id
+    return members
+
+
+def plan(folder: Path, subnet: str, out: Path, replaced: list[str]) -> dict[str, Any]:
     found = context.swarm(folder)
     entry = found.subnet(subnet)
     records = context.records(found)
     probe = Agent([], found.root_key, timeout_s=5.0)
     nns_agent = context.nns_agent(found, "default")
-    made = recovery.make(entry, nns_agent, probe, records, progress("plan"))
+    present = records.view(entry.id, records.version).members
+    entry = dataclasses.replace(entry, nodes=tuple(found.node(str(n)) for n in present))
+    members = _members_after(found, present, replaced) if replaced else None
+    made = recovery.make(entry, nns_agent, probe, records, progress("plan"), members)
     shown = made.to_plain()
     write_durably(out.resolve(), json.dumps(shown, indent=1).encode())
     say(f"plan written to {out}; file it with `reprise recover subnet propose {out}`")

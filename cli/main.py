@@ -422,13 +422,23 @@ def recover_plan(
     subnet: str,
     folder: Folder = HERE,
     out: Annotated[Path, typer.Option(help="Where the plan is written.")] = Path("plan.json"),
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="OLD=NEW: a member that is gone for good, and the registered node in its place. "
+            "The subnet gets a new key, dealt by the NNS."
+        ),
+    ] = None,
     output: Output = "table",
 ) -> None:
-    """Gather evidence of a halted subnet, judge it, dry-run the change, write a plan."""
+    """Gather evidence of a halted subnet, judge it, dry-run the change, write a plan.
+
+    When more than f members are gone for good, name each with a spare node in its place.
+    """
     with errors():
         from cli import actions
 
-        show(actions.plan(folder, subnet, out), output)
+        show(actions.plan(folder, subnet, out, replace or []), output)
 
 
 @recover_subnet_app.command("propose")

@@ -20,6 +20,7 @@ from orchestrator.decide import (
     choose_cup,
     decide,
 )
+from orchestrator.key_receiver import KeyReceiver
 from orchestrator.nns_recovery import NnsRecovery
 from orchestrator.registry_replicator import RegistryReplicator
 from orchestrator.releases import Releases
@@ -35,6 +36,9 @@ from replica.runtime.settings import NodeSettings
 
 PEER_CUP_EVERY = 3
 """Peers are asked for their CUP on every third check: the replica gossips CUPs itself."""
+
+LOOK_AT_SHARES_EVERY = 2
+"""The NNS deals to other subnets' nodes for an interval: they look often enough to complain."""
 
 
 def log(text: str) -> None:
@@ -55,6 +59,8 @@ class Orchestrator:
         self.cups = CupProvider(settings, self.records, Agent([], settings.root_key, timeout_s=1.5))
         self.attestor = Attestor(settings, Agent([], settings.root_key, timeout_s=3.0))
         self.releases = Releases(settings, self.records, self._peer_orchestrators, log)
+        probe = Agent([], settings.root_key, timeout_s=1.5)
+        self.receiver = KeyReceiver(settings, self.records, probe, log)
         self.process = ReplicaProcess(settings.folder, settings.folder / "replica.log")
         self.recovery = NnsRecovery(
             settings,
@@ -97,6 +103,8 @@ class Orchestrator:
                 log(self.frozen)
                 return
             self.recovery.step()
+            if self.checks % LOOK_AT_SHARES_EVERY == 0:
+                self.receiver.step()
             for action in decide(self._facts()):
                 self._act(action)
 

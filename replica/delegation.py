@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from replica.protocol import cbor, certificate, envelope
-from replica.protocol.errors import ReprisError
+from replica.protocol.errors import ReprisError, Unavailable
 from replica.protocol.ids import ANONYMOUS
 
 if TYPE_CHECKING:
@@ -59,5 +59,7 @@ async def _fetch(client: httpx2.AsyncClient, url: str, replica: Replica) -> byte
     response.raise_for_status()
     found = cbor.loads(response.content)["certificate"]
     delegation = certificate.Delegation(replica.subnet, found)
-    certificate.verify_delegation(delegation, replica.settings.root_key, None)
+    key = certificate.verify_delegation(delegation, replica.settings.root_key, None)
+    if key != replica.package.summary.high.public_key:
+        raise Unavailable("this node of the NNS does not know the subnet's present key yet")
     return bytes(found)

@@ -20,9 +20,11 @@ from typing import Any
 
 from replica.certification.state_tree import SubnetEntry, Topology
 from replica.client import local_registry as keys
+from replica.client.key_receiver import KeyOffers
 from replica.client.local_registry import LocalRegistry, SubnetRegistry
 from replica.consensus import driver as consensus
 from replica.consensus.delivery import Batch
+from replica.consensus.dkg import fault_of_complaint, offers
 from replica.consensus.reader import Context, SecretKeys, Status
 from replica.execution.ingress import IngressPool, decode_cached
 from replica.execution.management import Policy
@@ -30,11 +32,11 @@ from replica.execution.state_manager import StateFault, StateManager, Surroundin
 from replica.p2p import wire
 from replica.p2p.transport import Handlers, Peer, Transport
 from replica.protocol import artifacts, canonical, cup, envelope
-from replica.protocol.artifacts import Artifact, Certification, Finalization
+from replica.protocol.artifacts import Artifact, Certification, DkgComplaint, Finalization
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.dkg import BlsDkg
 from replica.protocol.crypto.keys import ED25519_DER_PREFIX
-from replica.protocol.errors import ReprisError, Unavailable
+from replica.protocol.errors import Malformed, Rejected, ReprisError, Unavailable
 from replica.protocol.ids import (
     Height,
     NodeId,
@@ -501,6 +503,20 @@ class Replica:
             out["certification"] = artifacts.encode(certifications.at(Certification, height)[0])
             break
         return out
+
+    def key_offers(self) -> KeyOffers:
+        """What this subnet deals to nodes of other subnets in this interval."""
+        return offers(self.driver.reader(self.monotonic()))
+
+    def complain(self, raw: bytes) -> None:
+        """Take a justified complaint of a node of another subnet. Raises: Malformed, Rejected."""
+        artifact = artifacts.decode(raw)
+        if not isinstance(artifact, DkgComplaint):
+            raise Malformed("this endpoint takes complaints of dealings only")
+        fault = fault_of_complaint(self.driver.reader(self.monotonic()), artifact)
+        if fault is not None:
+            raise Rejected(f"the complaint is refused: {fault}")
+        self._on_artifact(artifact.accuser, artifact)
 
     def is_halted(self) -> bool:
         return self.driver.reader(self.monotonic()).status is Status.HALTED

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import sqlite3
 import time
+from collections.abc import Sequence
 
 from cli import nns_client as nns
 from cli.lab import swarm as lab
@@ -65,7 +66,7 @@ def subnet_divergence(drill: Drill) -> Outcome:
         payload = {"subnet_id": app.id, "operational_level": 2}
         drill.adopt("Halt the stalled subnet", nns.SET_OPERATIONAL_LEVEL, payload, voter)
         _wipe(drill, wiped)
-        lab.wait_for("the nodes to halt", lambda: _halted(drill) >= 3, 60)
+        lab.wait_for("the nodes to halt", lambda: halted(drill) >= 3, 60)
         notes.append(f"proposal {drill.proposals[-1]}; {wiped.name} lost its disk")
     with phases.phase("attest and plan") as notes:
         plan_file = drill.folder / "plan.json"
@@ -156,8 +157,13 @@ def executed(drill: Drill, node: NodeEntry) -> int:
     return 0 if status is None else int(status["executed_height"])
 
 
-def wait_for_stall(drill: Drill, subnet: SubnetEntry) -> detect.Diagnosis:
-    """Wait until certified height has not moved for the subnet's limit; name the cause."""
+def wait_for_stall(
+    drill: Drill, subnet: SubnetEntry, expected: Sequence[str] = (detect.DIVERGENCE,)
+) -> detect.Diagnosis:
+    """Wait until certified height has not moved for the subnet's limit; name the cause.
+
+    Another cause than those expected is believed only when it stays for a while.
+    """
     limit = drill.refresh().view(subnet.id, drill.records.version).stall_limit_ns / 1e9
     height, since = -1, time.monotonic()
     while True:
@@ -167,7 +173,7 @@ def wait_for_stall(drill: Drill, subnet: SubnetEntry) -> detect.Diagnosis:
             height, since = now, time.monotonic()
         elif time.monotonic() - since > limit:
             found = detect.diagnose(subnet, reports, drill.records, drill.probe)
-            if found.cause in (detect.DIVERGENCE, detect.HALTED):
+            if found.cause in (*expected, detect.HALTED):
                 return found
             if time.monotonic() - since > limit + 30:
                 return found
@@ -183,7 +189,7 @@ def _wipe(drill: Drill, node: NodeEntry) -> None:
     drill.supervisor.release(node.folder)
 
 
-def _halted(drill: Drill) -> int:
+def halted(drill: Drill) -> int:
     reports = detect.look(drill.swarm.app, drill.probe)
     return sum(1 for r in reports if r.status and r.status["status"] == "halted")
 

@@ -17,6 +17,7 @@ from cli.lab.catch_up import node_catch_up
 from cli.lab.divergence import subnet_divergence
 from cli.lab.drill import Drill, Outcome, Say, node_rows
 from cli.lab.killer import Killer
+from cli.lab.loss import subnet_loss
 from cli.lab.membership import membership_change
 from cli.lab.nns_stall import nns_stall
 from cli.lab.repair import canister_failure, governance_failure, root_failure
@@ -57,6 +58,13 @@ SCENARIOS: dict[str, Scenario] = {
         "nodes join, leave and are replaced, once with f members down; the subnet's key stays",
         spare_nodes=3,
         interval_blocks=30,
+    ),
+    "subnet-loss": Scenario(
+        subnet_loss,
+        "half of a subnet burns down; spare nodes and keys dealt by the NNS replace it",
+        120.0,
+        nns_nodes=4,
+        spare_nodes=2,
     ),
     "canister-failure": Scenario(
         canister_failure,

@@ -50,7 +50,7 @@ class Killer:
             if is_orchestrator:
                 pid = self.drill.supervisor.pid(node.folder)
             else:
-                pid = self.drill.probe._get(node.orchestrator_url, "/status").json()["replica_pid"]
+                pid = self.drill.probe.orchestrator_status(node.orchestrator_url)["replica_pid"]
             if not pid:
                 return False
             os.kill(pid, signal.SIGKILL)

@@ -66,6 +66,13 @@ class Supervisor:
             self._held.add(folder)
             self._end(self._processes[folder])
 
+    def kill(self, folder: Path) -> None:
+        """Kill one node's orchestrator, as when its machine goes, and leave it down."""
+        with self._lock:
+            self._held.add(folder)
+            self._processes[folder].kill()
+            self._processes[folder].wait()
+
     def release(self, folder: Path) -> None:
         with self._lock:
             self._held.discard(folder)

@@ -120,7 +120,7 @@ def _holding(drill: Drill, digest: str) -> int:
     count = 0
     for node in drill.swarm.app.nodes:
         try:
-            status = drill.probe._get(node.orchestrator_url, "/status").json()
+            status = drill.probe.orchestrator_status(node.orchestrator_url)
         except ReprisError:
             continue
         count += digest in status["releases"]

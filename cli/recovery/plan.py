@@ -7,7 +7,7 @@ when n - f members attest them, and the registry's dry run has the last word bef
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ from replica.protocol.attestation import Attestation, Evidence
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.errors import Malformed, NotVerified, Rejected, ReprisError
-from replica.protocol.ids import Height, NodeId, RegistryVersion, SubnetId, TimeNs
+from replica.protocol.ids import Height, NodeId, Principal, RegistryVersion, SubnetId, TimeNs
 
 ATTEST_S_MAX = 120.0
 
@@ -180,8 +180,13 @@ def make(
     agent: Agent,
     records: VersionedRecords,
     say: Callable[[str], None] = lambda _: None,
+    members: Sequence[Principal] | None = None,
 ) -> Plan:
-    """Make a plan. Raises: NotVerified, Rejected, with what is missing."""
+    """Make a plan. Raises: NotVerified, Rejected, with what is missing.
+
+    `members`: who makes up the subnet from now on, with new keys, because more than f of the
+    present members are gone for good; None: it goes on with the members and keys that it has.
+    """
     view = records.view(subnet.id, records.version)
     if subnet.id == records.nns():
         raise Rejected("the NNS can't vote on its own recovery; see `reprise recover nns --help`")
@@ -204,7 +209,9 @@ def make(
     )
     registry_cup = records.registry_cup(subnet.id)
     assert registry_cup is not None
-    judged = judge_evidence(evidence, subnet.id, records, records.version, registry_cup)
+    judged = judge_evidence(
+        evidence, subnet.id, records, records.version, registry_cup, replacing=bool(members)
+    )
     interval = view.interval_length + 1
     cup_height = attestation.recovery_height(judged.proven_height, interval)
     time_ns = attestation.recovery_time(
@@ -215,7 +222,7 @@ def make(
         "height": cup_height,
         "time_ns": TimeNs(max(time_ns, time.time_ns())),
         "state_hash": judged.state_hash,
-        "replacement_nodes": None,
+        "replacement_nodes": sorted(members) if members else None,
         "registry_store_uri": None,
         "evidence": canonical.encode(evidence),
         "unhalt": True,
@@ -228,7 +235,8 @@ def make(
         subnet=subnet.name,
         payload=payload,
         changes=list(dry["changes"]),
-        findings=_findings(subnet, found, judged, attestations, problems, lost, cup_height),
+        findings=_findings(subnet, found, judged, attestations, problems, lost, cup_height)
+        + _replacement_findings(view.members, members),
         lost_blocks=lost,
         state_height=judged.state_height,
         cup_height=cup_height,
@@ -267,6 +275,18 @@ def _findings(
     return out
 
 
+def _replacement_findings(
+    present: Sequence[Principal], members: Sequence[Principal] | None
+) -> list[str]:
+    if not members:
+        return []
+    return [
+        *(f"leaves: {n}" for n in present if n not in members),
+        *(f"joins: {n}" for n in sorted(members) if n not in present),
+        "the NNS deals the new members a new key; the subnet's delegation is issued anew",
+    ]
+
+
 def verify_payload(payload: dict[str, Any], records: VersionedRecords) -> attestation.Judgement:
     """Re-derive what a recovery proposal's evidence proves; for voters. Raises: NotVerified."""
     subnet = payload["subnet_id"]
@@ -277,7 +297,8 @@ def verify_payload(payload: dict[str, Any], records: VersionedRecords) -> attest
     registry_cup = records.registry_cup(subnet, version)
     if registry_cup is None:
         raise NotVerified("the registry has no catch-up package of that subnet")
-    judged = judge_evidence(evidence, subnet, records, version, registry_cup)
+    replacing = bool(payload["replacement_nodes"])
+    judged = judge_evidence(evidence, subnet, records, version, registry_cup, replacing=replacing)
     if judged.state_hash != payload["state_hash"]:
         raise NotVerified("the evidence proves another state hash than is proposed")
     return judged

@@ -11,7 +11,7 @@ from .membership import check_free
 from .store import get, latest_version, principal
 
 ASKED = """(record {
-  subnet : principal; versions : vec nat64; mutations : vec record { text; blob };
+  subnet : principal; versions : vec nat64; mutations : vec record { key : text; value : blob };
 })"""
 DEALT = """(record {
   low_threshold_transcript_record : blob; high_threshold_transcript_record : blob;
@@ -59,7 +59,7 @@ def ask_for_keys(ctx, payload, mutations):
     asked = {
         "subnet": subnet,
         "versions": [get(ctx, key)[1] for key in keys_of(subnet)],
-        "mutations": [{0: m.key, 1: m.value} for m in mutations],
+        "mutations": [{"key": m.key, "value": m.value} for m in mutations],
     }
     arg = encode(
         "(record { node_ids : vec principal; registry_version : nat64 })",
@@ -85,7 +85,7 @@ def with_keys(ctx, outcome, context):
     contents_key, _, public_key = keys_of(subnet)
     filled = []
     for part in asked["mutations"]:
-        key, value = part[0], part[1]
+        key, value = part["key"], part["value"]
         if key == contents_key:
             contents = messages.parse(messages.CatchUpPackageContents, value)
             for field, name in (

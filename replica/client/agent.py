@@ -199,6 +199,10 @@ class Agent:
         """Read one node's /_/status. Raises: Unavailable."""
         return dict(self._get(url, "/_/status").json())
 
+    def orchestrator_status(self, url: str) -> dict[str, Any]:
+        """Read what one node's orchestrator says of itself. Raises: Unavailable."""
+        return dict(self._get(url, "/status").json())
+
     def get_bytes(self, url: str, path: str) -> bytes:
         return self._get(url, path).content
 

@@ -187,6 +187,17 @@ def validate(reader: Reader) -> list[Mutation]:
     return out
 
 
+def fault_of_complaint(reader: Reader, complaint: DkgComplaint) -> str | None:
+    """Judge a complaint that came from outside, before it takes a place in the pool."""
+    summary = _open(reader)
+    if (complaint.epoch, complaint.height) != (reader.epoch, summary.height):
+        return "of another key generation"
+    accused = _dealings_here(reader, summary).get(complaint.dealing)
+    if accused is None:
+        return "no such dealing is known here"
+    return _complaint_fault(reader, summary, complaint, accused)
+
+
 def _dealings_here(reader: Reader, summary: Summary) -> dict[bytes, DkgDealing]:
     """Return the dealings of an interval that are in the pool or on the notarized chain."""
     found: list[DkgMessage] = list(reader.pool.validated.at(DkgDealing, summary.height))

@@ -27,6 +27,7 @@ from replica.protocol.hashing import domain
 from replica.protocol.ids import MANAGEMENT_CANISTER, Principal
 
 BODY_BYTES_MAX = 5 << 20
+COMPLAINT_BYTES_MAX = 4096
 SYNC_CALL_WAIT_S = 10.0
 
 
@@ -48,6 +49,8 @@ def build(replica: Replica) -> FastAPI:
     app.add_route("/_/catch_up_package", interface.catch_up_package, methods=["POST", "GET"])
     app.add_route("/_/status", interface.node_status, methods=["GET"])
     app.add_route("/_/evidence", interface.evidence, methods=["GET"])
+    app.add_route("/_/key_generation", interface.key_generation, methods=["GET"])
+    app.add_route("/_/complaint", interface.complaint, methods=["POST"])
     app.add_exception_handler(ReprisError, _on_error)
     return app
 
@@ -62,17 +65,21 @@ def _cbor(value: Any, status_code: int = 200) -> Response:
     return Response(body, status_code=status_code, media_type="application/cbor")
 
 
+async def _body(http: Request, bytes_max: int) -> bytes:
+    body = bytearray()
+    async for part in http.stream():
+        body += part
+        if len(body) > bytes_max:
+            raise LimitExceeded(f"a request body has at most {bytes_max} bytes here")
+    return bytes(body)
+
+
 class Interface:
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
 
     async def _request(self, http: Request, kind: str) -> envelope.Request:
-        body = bytearray()
-        async for part in http.stream():
-            body += part
-            if len(body) > BODY_BYTES_MAX:
-                raise LimitExceeded(f"a request body has at most {BODY_BYTES_MAX} bytes")
-        request = envelope.decode(bytes(body), time.time_ns())
+        request = envelope.decode(await _body(http, BODY_BYTES_MAX), time.time_ns())
         if request.kind != kind:
             raise Malformed(f"this endpoint takes a {kind}, not a {request.kind}")
         return request
@@ -207,3 +214,11 @@ class Interface:
 
     async def evidence(self, _http: Request) -> Response:
         return _cbor(self.replica.evidence())
+
+    async def key_generation(self, _http: Request) -> Response:
+        """Show what is dealt to nodes of other subnets: they alone can tell a bad share."""
+        return Response(self.replica.key_offers().encode(), media_type="application/octet-stream")
+
+    async def complaint(self, http: Request) -> Response:
+        self.replica.complain(await _body(http, COMPLAINT_BYTES_MAX))
+        return Response(status_code=202)

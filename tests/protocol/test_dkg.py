@@ -188,3 +188,18 @@ def test_dealing_again_deals_the_same(scene: Scene) -> None:
     assert scene.deal(config, nodes(1)[0]) != scene.deal(config, nodes(2)[1])
     other = scene.fresh(nodes(4), 2, height=7)
     assert scene.deal(config, nodes(1)[0]) != scene.deal(other, nodes(1)[0])
+
+
+def test_a_dealer_can_not_borrow_anothers_ephemeral_point() -> None:
+    """Else a complaint of its dealing would show the key of the other dealer's share."""
+    scene, members = Scene(True), nodes(4)
+    config = scene.fresh(members, 2)
+    honest = scene.deal(config, members[0])
+    assert scene.dkg.fault(config, members[0], honest) is None
+    borrowed = replace(honest, sealed=tuple(bytes(32) for _ in members))
+    assert "ephemeral" in (scene.dkg.fault(config, members[1], borrowed) or "")
+    own = scene.deal(config, members[1])
+    mixed = replace(own, ephemeral=honest.ephemeral)
+    assert "ephemeral" in (scene.dkg.fault(config, members[1], mixed) or "")
+    other = replace(config, height=Height(7))
+    assert "ephemeral" in (scene.dkg.fault(other, members[0], honest) or "")

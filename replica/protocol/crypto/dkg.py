@@ -3,9 +3,10 @@
 A dealer commits to a polynomial in G2 and seals each receiver's share with a key that dealer and
 receiver alone can derive (ElGamal over G1). A receiver whose share does not fit the commitments
 publishes that key for this dealing, with a proof (equal discrete logarithms), so that everybody can
-open the share and see. Fresh keys are the sum of all good dealings. Resharing hands an existing key
-to other receivers: dealers share their own shares, and the commitment to the constant term must be
-their known public share, so the public key stays.
+open the share and see. A dealer proves that it chose the point that keys are derived from: else a
+complaint of its dealing could be made to open another's. Fresh keys are the sum of all good
+dealings. Resharing hands an existing key to other receivers: dealers share their own shares, and
+the commitment to the constant term must be their known public share, so the public key stays.
 
 Known and harmless here: the last dealer of a fresh key can bias it (Feldman); it signs randomness
 that stays unpredictable. A dealer's polynomial is derived from its secret key and what is dealt, so
@@ -152,6 +153,9 @@ class Dealing:
     """48 bytes: what receivers derive their keys from."""
     sealed: tuple[bytes, ...]
     """32 bytes each, in the receivers' order."""
+    proof: bytes = b""
+    """64 bytes: that this dealer chose the ephemeral point. One that used another's could have a
+    receiver complain, and with what the complaint shows open that other's share."""
 
 
 @dataclass(frozen=True)
@@ -234,17 +238,17 @@ class BlsDkg:
         if config.reshared is not None:
             assert share is not None, "resharing needs the dealer's share"
             coefficients[0] = int.from_bytes(share, "big")
-        ephemeral = bls.scalar(_derive(seed, config.digest, -1))
+        exponent = _derive(seed, config.digest, -1)
+        ephemeral = bls.scalar(exponent)
+        shown = _bytes(G1Point() * ephemeral)
         sealed = []
         for i, receiver in enumerate(config.receivers):
             point = _bytes(_g1(keys[receiver]) * ephemeral)
             value = bls.evaluate(coefficients, i + 1).to_bytes(SCALAR_BYTES, "big")
-            sealed.append(xor(value, _pad(_bytes(G1Point() * ephemeral), point, receiver)))
-        return Dealing(
-            tuple([bls.public_key(c) for c in coefficients]),
-            _bytes(G1Point() * ephemeral),
-            tuple(sealed),
-        )
+            sealed.append(xor(value, _pad(shown, point, receiver)))
+        commitments = tuple([bls.public_key(c) for c in coefficients])
+        proof = _prove_choice(config, dealer, shown, exponent, _derive(seed, config.digest, -3))
+        return Dealing(commitments, shown, tuple(sealed), proof)
 
     def fault(self, config: Config, dealer: NodeId, dealing: Dealing) -> str | None:
         return _fault(config.digest, config, dealer, dealing)
@@ -362,7 +366,36 @@ def _fault(_config: bytes, config: Config, dealer: NodeId, dealing: Dealing) -> 
             _g2_checked(commitment)
     except Malformed as error:
         return str(error)
+    if not _is_own_choice(config, dealer, dealing):
+        return "no proof that the dealer chose the ephemeral point"
     return None
+
+
+def _choice(config: Config, dealer: NodeId, ephemeral: bytes, nonce: bytes) -> int:
+    parts = (config.digest, bytes(dealer), ephemeral, nonce)
+    return int.from_bytes(domain_hash("ni-dkg-ephemeral", *parts), "big") % bls.ORDER
+
+
+def _prove_choice(
+    config: Config, dealer: NodeId, ephemeral: bytes, exponent: int, nonce: int
+) -> bytes:
+    """Prove (Schnorr) to know the exponent of a point, bound to what is dealt and who deals."""
+    shown = _bytes(G1Point() * bls.scalar(nonce))
+    challenge = _choice(config, dealer, ephemeral, shown)
+    response = (nonce + challenge * exponent) % bls.ORDER
+    return challenge.to_bytes(SCALAR_BYTES, "big") + response.to_bytes(SCALAR_BYTES, "big")
+
+
+def _is_own_choice(config: Config, dealer: NodeId, dealing: Dealing) -> bool:
+    if len(dealing.proof) != 2 * SCALAR_BYTES:
+        return False
+    challenge = int.from_bytes(dealing.proof[:SCALAR_BYTES], "big")
+    response = int.from_bytes(dealing.proof[SCALAR_BYTES:], "big")
+    if max(challenge, response) >= bls.ORDER:
+        return False
+    c, z = bls.scalar(challenge), bls.scalar(response)
+    nonce = _bytes(G1Point() * z - _g1(dealing.ephemeral) * c)
+    return challenge == _choice(config, dealer, dealing.ephemeral, nonce)
 
 
 def _fits(config: Config, dealing: Dealing, receiver: NodeId, point: bytes) -> bool:

@@ -1,0 +1,74 @@
+"""Looks at the shares of keys that the NNS deals to this node, and complains of bad ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx2
+
+from replica.client import key_receiver
+from replica.client import local_registry as keys
+from replica.client.agent import Agent
+from replica.client.local_registry import LocalRegistry
+from replica.protocol import artifacts
+from replica.protocol.crypto.dkg import BlsDkg
+from replica.protocol.errors import ReprisError
+from replica.protocol.messages import ic_pb2 as pb
+from replica.protocol.messages import parse
+from replica.runtime.settings import NodeSettings
+
+KNOWN_MAX = 1_000
+
+
+class KeyReceiver:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        records: LocalRegistry,
+        agent: Agent,
+        log: Callable[[str], None],
+    ) -> None:
+        self.settings, self.records, self.agent, self.log = settings, records, agent, log
+        self._position = 0
+        self._said: dict[bytes, None] = {}
+
+    def step(self) -> None:
+        """Ask one node of the NNS in turn what it deals to us; complain to all of them."""
+        urls = self._nns_urls()
+        if not urls:
+            return
+        self._position += 1
+        url = urls[self._position % len(urls)]
+        try:
+            offers = key_receiver.decode(self.agent.get_bytes(url, "/_/key_generation"))
+        except ReprisError:
+            return  # down or lying: the next one is asked next time
+        if not offers.offers:
+            return
+        secret = self.settings.secrets().dealing
+        for complaint in key_receiver.complaints(BlsDkg(), offers, self.settings.node, secret):
+            self._tell(urls, artifacts.encode(complaint), complaint.dealer.short)
+
+    def _tell(self, urls: list[str], raw: bytes, dealer: str) -> None:
+        if raw in self._said:
+            return
+        if len(self._said) >= KNOWN_MAX:
+            self._said.clear()
+        self._said[raw] = None
+        self.log(f"complains of the share that {dealer} dealt to this node")
+        for url in urls:
+            try:
+                self.agent.client.post(url + "/_/complaint", content=raw)
+            except httpx2.HTTPError as error:
+                self.log(f"{url} does not take the complaint: {error}")
+
+    def _nns_urls(self) -> list[str]:
+        try:
+            nns = self.records.nns()
+        except ReprisError:
+            return []
+        urls = []
+        for member in self.records.view(nns, self.records.version).members:
+            record = parse(pb.NodeRecord, self.records.need(keys.node_record(member)))
+            urls.append(f"http://{record.http.ip_addr}:{record.http.port}")
+        return urls
