@@ -283,6 +283,7 @@ def _replacement_findings(
     return [
         *(f"leaves: {n}" for n in present if n not in members),
         *(f"joins: {n}" for n in sorted(members) if n not in present),
+        "what only the nodes that leave knew to be certified can't be known any more",
         "the NNS deals the new members a new key; the subnet's delegation is issued anew",
     ]
 

@@ -15,6 +15,7 @@ from replica.execution.round import QueryAnswer, RoundResult, query
 from replica.execution.state_manager import StateManager, Surroundings
 from replica.protocol import candid, envelope
 from replica.protocol.artifacts import Certification
+from replica.protocol.crypto.dkg import KeyResult
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.ids import (
     MANAGEMENT_CANISTER,
@@ -63,7 +64,13 @@ class Machine:
             canister_last=1 << 20,
         )
 
-    def block(self, *requests: bytes, checkpoint: bool = False, seconds: float = 1) -> RoundResult:
+    def block(
+        self,
+        *requests: bytes,
+        checkpoint: bool = False,
+        seconds: float = 1,
+        keys: tuple[KeyResult, ...] = (),
+    ) -> RoundResult:
         self.height += 1
         self.time_ns += int(seconds * 10**9)
         batch = Batch(
@@ -74,6 +81,7 @@ class Machine:
             bytes(32),
             requests,
             checkpoint,
+            keys,
         )
         result = self.state.execute(batch)
         self.results.append(result)

@@ -95,8 +95,9 @@ def case(nns_machine: Machine) -> Iterator[Case]:  # noqa: F811
         "v1",
         "00" * 32,
         ADMIN.principal,
-        list(range(20_000, 20_015)),
+        list(range(20_000, 20_021)),
         START_NS,
+        spare_nodes=2,
     )
     subnet = made.subnets[1]
     for m in list(made.mutations):
@@ -275,10 +276,8 @@ def finalization_of_too_few(case: Case) -> dict[str, Any]:
         (lambda c: {"subnet_id": ADMIN.principal}, "there is no subnet"),
         (lambda _: {"diff_hash": bytes(32)}, "would change otherwise"),
         (
-            lambda _: (
-                {"replacement_nodes": []} | {"registry_store_uri": {"0": "", "1": "", "2": 0}}
-            ),
-            "replacing nodes",
+            lambda _: {"registry_store_uri": {"0": "", "1": "", "2": 0}},
+            "becomes the NNS: not supported",
         ),
         (forged_attestation, "not signed by it"),
         (one_false_attestation(state_hash=bytes(32)), "2 members attest one state"),

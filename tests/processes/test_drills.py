@@ -69,6 +69,13 @@ def test_members_come_and_go() -> None:
     assert phase_names(outcome)[1:5] == ["add", "remove", "replace", "replace, f dealers dead"]
 
 
+def test_lost_nodes_are_replaced_with_new_keys() -> None:
+    outcome = drill("subnet-loss")
+    assert len(outcome["proposal_ids"]) == 2
+    assert "propose, vote, deal keys" in phase_names(outcome)
+    assert outcome["rto_seconds"] < 120
+
+
 def test_one_node_heals_by_itself_in_three_cases() -> None:
     outcome = drill("node-catch-up")
     restarted, behind, wiped = outcome["cases"]
