@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,7 @@ def stake(agent: Agent, amount_e8s: int, memo: int) -> int:
             "fee": {"e8s": FEE_E8S},
             "from_subaccount": None,
             "to": account,
-            "created_at_time": {"timestamp_nanos": time.time_ns()},
+            "created_at_time": {"timestamp_nanos": agent.world.now_ns()},
         },
     )
     if "Err" in result:
@@ -227,17 +226,17 @@ def list_proposals(agent: Agent, limit: int = 100) -> list[dict[str, Any]]:
 
 def wait_decided(agent: Agent, proposal: int, timeout_s: float = 60.0) -> dict[str, Any]:
     """Wait until a proposal is executed, failed or rejected."""
-    end = time.monotonic() + timeout_s
+    end = agent.world.monotonic_s() + timeout_s
     while True:
         info = proposal_info(agent, proposal)
         if info["status"] in (2, 4, 5):
             return info
-        if time.monotonic() > end:
+        if agent.world.monotonic_s() > end:
             raise Unavailable(
                 f"proposal {proposal} is still {STATUS_NAMES[info['status']]} "
                 f"after {timeout_s:.0f} s"
             )
-        time.sleep(0.15)
+        agent.world.pause(0.15)
 
 
 __all__ = ["Principal"]

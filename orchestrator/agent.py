@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
-from orchestrator.attestation import Attestor
+from orchestrator.attestation import Attestor, Replay
 from orchestrator.cup_provider import CupProvider
 from orchestrator.decide import (
     Action,
@@ -26,7 +28,8 @@ from orchestrator.registry_replicator import RegistryReplicator
 from orchestrator.releases import Releases
 from orchestrator.replica_process import ReplicaProcess
 from replica.client import local_registry as keys
-from replica.client.agent import Agent
+from replica.client import replaying
+from replica.client.agent import Agent, World
 from replica.client.local_registry import LocalRegistry
 from replica.protocol.errors import Conflict, NotFound, ReprisError, Unavailable
 from replica.protocol.ids import SubnetId
@@ -46,33 +49,67 @@ def log(text: str) -> None:
     sys.stderr.flush()
 
 
+class Process(Protocol):
+    """The replica as an orchestrator has it: see `ReplicaProcess`."""
+
+    version: str | None
+    cup_epoch: int | None
+    crashes: int
+    not_before_ns: int
+
+    @property
+    def pid(self) -> int | None: ...
+    def is_running(self) -> bool: ...
+    def start(self, release_folder: Path, version: str, cup_epoch: int) -> None: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an orchestrator acts on besides its folder."""
+
+    process: Process
+    world: World
+    replay: Replay = replaying.run
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+    log: Callable[[str], None] = log
+
+
 class Orchestrator:
-    def __init__(self, settings: NodeSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: NodeSettings, surroundings: Surroundings | None = None) -> None:
+        if surroundings is None:
+            process = ReplicaProcess(settings.folder, settings.folder / "replica.log")
+            surroundings = Surroundings(process, World())
+        self.settings, self.surroundings = settings, surroundings
+        self.log = surroundings.log
         self.records = LocalRegistry(settings.registry_path, writable=True)
-        self.agent = Agent(settings.nns_urls, settings.root_key, timeout_s=3.0)
+        self.agent = self._agent(3.0, settings.nns_urls)
         self.replicator = RegistryReplicator(
             self.records, self.agent, settings.root_key, self._peer_orchestrators
         )
         self.frozen = ""
         """Why this orchestrator acts no more; empty: it does."""
-        self.cups = CupProvider(settings, self.records, Agent([], settings.root_key, timeout_s=1.5))
-        self.attestor = Attestor(settings, Agent([], settings.root_key, timeout_s=3.0))
-        self.releases = Releases(settings, self.records, self._peer_orchestrators, log)
-        probe = Agent([], settings.root_key, timeout_s=1.5)
-        self.receiver = KeyReceiver(settings, self.records, probe, log)
-        self.process = ReplicaProcess(settings.folder, settings.folder / "replica.log")
+        self.cups = CupProvider(settings, self.records, self._agent(1.5))
+        self.attestor = Attestor(settings, self._agent(3.0), surroundings.replay)
+        self.releases = Releases(settings, self.records, self._peer_orchestrators, self.log)
+        self.receiver = KeyReceiver(settings, self.records, self._agent(1.5), self.log)
+        self.process = surroundings.process
         self.recovery = NnsRecovery(
             settings,
             self.records,
             self.cups,
             self.releases,
             lambda reason: self._act(StopReplica(reason)),
-            log,
+            self.log,
         )
         self.lock = threading.Lock()
         self.checks = 0
         self.last_report = ""
+
+    def _agent(self, timeout_s: float, urls: Sequence[str] = ()) -> Agent:
+        return Agent(
+            urls, self.settings.root_key, timeout_s=timeout_s, world=self.surroundings.world
+        )
 
     def subnet(self) -> SubnetId | None:
         """Return the subnet this node works for.
@@ -100,7 +137,7 @@ class Orchestrator:
                 self.replicator.poll()
             except Conflict as error:
                 self.frozen = str(error)
-                log(self.frozen)
+                self.log(self.frozen)
                 return
             self.recovery.step()
             if self.checks % LOOK_AT_SHARES_EVERY == 0:
@@ -143,7 +180,7 @@ class Orchestrator:
             wanted_is_here=False,
             recalled_versions=(),
             restart_not_before_ns=self.process.not_before_ns,
-            now_ns=time.monotonic_ns(),
+            now_ns=self.surroundings.monotonic_ns(),
         )
         chosen = choose_cup(facts)
         if subnet is None or chosen is None:
@@ -167,14 +204,16 @@ class Orchestrator:
     def _act(self, action: Action) -> None:
         if isinstance(action, StoreCup):
             package = action.package
-            log(f"stores CUP {package.height} ({'signed' if package.is_signed else 'registry'})")
+            self.log(
+                f"stores CUP {package.height} ({'signed' if package.is_signed else 'registry'})"
+            )
             former = self.cups.local()
             if former is not None and former.subnet != package.subnet:
                 self._act(StopReplica("the node moves to another subnet"))
                 self.settings.clear_state()
             self.cups.store(package)
         elif isinstance(action, StopReplica):
-            log(f"stops the replica: {action.reason}")
+            self.log(f"stops the replica: {action.reason}")
             self.process.stop()
         elif isinstance(action, StartReplica):
             local = self.cups.local()
@@ -184,11 +223,11 @@ class Orchestrator:
             except ReprisError as error:
                 self._act(Report(str(error)))
                 return
-            log(f"starts release {action.version[:12]} at CUP {local.height}")
+            self.log(f"starts release {action.version[:12]} at CUP {local.height}")
             self.process.start(folder, action.version, local.epoch)
         elif action.text != self.last_report:
             self.last_report = action.text
-            log(action.text)
+            self.log(action.text)
 
     def attest(self, height: int) -> bytes:
         subnet = self.subnet()

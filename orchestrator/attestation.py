@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from replica.client import replaying
 from replica.client.agent import Agent
 from replica.protocol import canonical
 from replica.protocol.attestation import Attestation
@@ -20,10 +21,13 @@ from replica.protocol.ids import Epoch, Height, RegistryVersion, SubnetId
 from replica.runtime.journal import sync_directory
 from replica.runtime.settings import NodeSettings
 
+Replay = Callable[[Path, Path, int, Path], dict[str, Any]]
+"""(release, node's folder, height, where to) to what `replica.replay.replay` returns."""
+
 
 class Attestor:
-    def __init__(self, settings: NodeSettings, agent: Agent) -> None:
-        self.settings, self.agent = settings, agent
+    def __init__(self, settings: NodeSettings, agent: Agent, replay: Replay) -> None:
+        self.settings, self.agent, self.replay = settings, agent, replay
         self.key = settings.secrets().signing
         self._made: dict[tuple[int, int], bytes] = {}
 
@@ -44,9 +48,7 @@ class Attestor:
                 f"height {height} is not between the CUP ({status['cup_height']}) and the highest "
                 f"finalized block ({status['finalized_height']}) of this node"
             )
-        replayed = replaying.run(
-            release, self.settings.folder, height, self.settings.data / "replay"
-        )
+        replayed = self.replay(release, self.settings.folder, height, self.settings.data / "replay")
         keep_checkpoint(self.settings, Path(replayed["checkpoint"]))
         # The promise is durable before the word is given.
         self.settings.promise(status["epoch"], status["registry_version"])

@@ -19,6 +19,7 @@ from replica.client.local_registry import LocalRegistry
 from replica.node import Replica, log
 from replica.protocol import cup
 from replica.runtime import settings as node_settings
+from replica.service import Service
 
 
 def main() -> int:
@@ -60,12 +61,14 @@ async def _run(folder: Path, version: str) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    work = asyncio.create_task(replica.run())
-    while not hasattr(replica, "transport") and not work.done():
-        await asyncio.sleep(0.01)
+    service = Service(replica)
+    work = asyncio.create_task(service.run())
+    starting = asyncio.create_task(service.started.wait())
+    await asyncio.wait({work, starting}, return_when=asyncio.FIRST_COMPLETED)
+    starting.cancel()
     server = uvicorn.Server(
         uvicorn.Config(
-            app.build(replica),
+            app.build(replica, service.wait_certified),
             host="127.0.0.1",
             port=settings.http_port,
             log_level="warning",

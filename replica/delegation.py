@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -46,7 +45,7 @@ async def _fetch(client: httpx2.AsyncClient, url: str, replica: Replica) -> byte
     content = {
         "request_type": "read_state",
         "sender": bytes(ANONYMOUS),
-        "ingress_expiry": time.time_ns() + 240 * 10**9,
+        "ingress_expiry": replica.clock() + 240 * 10**9,
         "paths": paths,
     }
     _, body = envelope.sign_request(content, None)

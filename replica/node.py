@@ -1,7 +1,8 @@
-"""One replica: the shell that carries out what consensus decides.
+"""One replica: carries out what consensus decides, on the node's folder and database.
 
-Everything runs on one event loop. Order matters only where promises are made: artifacts are
-durable before they are sent, a CUP is on the disk before it is acted on.
+Knows no event loop and no socket: `replica.service` runs it on both, simulations run it under
+virtual time. Order matters where promises are made: artifacts are durable before they are sent, a
+CUP is on the disk before it is acted on.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from replica.certification.state_tree import SubnetEntry, Topology
 from replica.client import local_registry as keys
@@ -30,7 +31,7 @@ from replica.execution.ingress import IngressPool, decode_cached
 from replica.execution.management import Policy
 from replica.execution.state_manager import StateFault, StateManager, Surroundings
 from replica.p2p import wire
-from replica.p2p.transport import Handlers, Peer, Transport
+from replica.p2p.transport import Handlers, Peer
 from replica.protocol import artifacts, canonical, cup, envelope
 from replica.protocol.artifacts import Artifact, Certification, DkgComplaint, Finalization
 from replica.protocol.crypto import bls
@@ -51,8 +52,8 @@ from replica.runtime.settings import NodeSettings
 from replica.state.store import Store
 from replica.state_sync import fetch, serve
 
-REGISTRY_POLL_S = 0.15
-ADVERT_S = 0.5
+ADVERTISED_MAX = 3
+"""Newest checkpoints that are offered to peers."""
 DIVERGED_EXIT = 86
 """Exit status of a replica that found its own state diverged and set it aside."""
 
@@ -136,9 +137,34 @@ def pool_journal_path(settings: NodeSettings, epoch: int, version: str) -> Path:
     return settings.data / f"pool-{epoch}-{version[:16]}.journal"
 
 
+class Link(Protocol):
+    """The way to the peers."""
+
+    @property
+    def connected(self) -> Sequence[NodeId]: ...
+
+    def send(self, artifact: Artifact) -> None:
+        """Offer an artifact to every peer, now and whenever one reconnects."""
+        ...
+
+    def send_ingress(self, raw: bytes) -> None: ...
+
+    def refresh(self) -> None:
+        """Ask the peers for all they hold."""
+        ...
+
+    def update(self, peers: list[Peer]) -> None: ...
+
+    async def request_state(
+        self, node: NodeId, height: int, root: bytes, kind: str, index: int
+    ) -> bytes | None:
+        """Return a part of a checkpoint, as a peer sent it."""
+        ...
+
+
 @dataclass
 class Replica:
-    """A running replica. Build with `Replica.open`, run with `run`."""
+    """A replica. `start_consensus`, then `step` whenever something came or time has passed."""
 
     settings: NodeSettings
     version: str
@@ -148,6 +174,13 @@ class Replica:
     clock: Callable[[], int] = time.time_ns
     monotonic: Callable[[], int] = time.monotonic_ns
     """For all delays: a machine's clock may jump or stand."""
+    link: Link = field(init=False)
+    """Set before the first step."""
+    wake: Callable[[], None] = field(default=lambda: None)
+    """Called when `step` may have something to do."""
+    on_certified: Callable[[], None] = field(default=lambda: None)
+    begin_sync: Callable[[Height, bytes], None] = field(default=lambda _height, _root: None)
+    """Called to have `sync` run beside consensus."""
     statistics: SyncStatistics = field(default_factory=SyncStatistics)
 
     def __post_init__(self) -> None:
@@ -165,10 +198,8 @@ class Replica:
             log=log,
         )
         self.ingress = IngressPool(lambda id_: id_ in self.state._tip.ingress)
-        self._wake = asyncio.Event()
-        self._changed = asyncio.Condition()
         self._adverts: dict[NodeId, tuple[tuple[int, bytes], ...]] = {}
-        self._sync_task: asyncio.Task[None] | None = None
+        self.syncing = False
         self.delegation: bytes | None = None
         self._promise = settings.promised_epoch()
 
@@ -234,10 +265,9 @@ class Replica:
             out.append(Peer(node, record.p2p.ip_addr, record.p2p.port, certificate.certificate_der))
         return out
 
-    async def run(self) -> None:
-        """Run until cancelled."""
-        self.start_consensus()
-        handlers = Handlers(
+    def handlers(self) -> Handlers:
+        """Return what the transport does with what comes from peers."""
+        return Handlers(
             artifact=self._on_artifact,
             is_late=self.driver.is_late,
             ingress=self._on_ingress,
@@ -246,94 +276,62 @@ class Replica:
             serve_state=self._serve_state,
             invalid=self._on_invalid,
         )
-        self.transport = Transport(
-            self.settings.node, self.settings.p2p_port, self.secrets, self.peers(), handlers
+
+    def step(self) -> Iterator[consensus.Effect]:
+        """Let consensus decide; carry out and yield one effect after the other."""
+        for effect in self.driver.step(self.monotonic(), self.clock()):
+            self._carry_out(effect)
+            yield effect
+
+    def refresh_registry(self) -> None:
+        """Take in what the orchestrator stored meanwhile."""
+        # In this order: a version that ends a promise is never seen before the promise is.
+        self._promise = self.settings.promised_epoch()
+        if self.records.refresh():
+            self.registry.arrived(self.monotonic())
+            self.link.update(self.peers())
+            self.wake()
+        self._load_fault()
+
+    def advert(self) -> wire.Advert:
+        """Return the checkpoints that peers can fetch here."""
+        states = tuple(
+            (h, root)
+            for h in self.state.checkpoint_heights()[-ADVERTISED_MAX:]
+            if (root := self.state.checkpoint_root_at(h)) is not None
         )
-        await self.transport.start()
-        tasks = [
-            asyncio.create_task(self._consensus_loop()),
-            asyncio.create_task(self._registry_loop()),
-            asyncio.create_task(self._advert_loop()),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await self.transport.stop()
-
-    # -- loops
-
-    async def _consensus_loop(self) -> None:
-        while True:
-            self._wake.clear()
-            now, wall = self.monotonic(), self.clock()
-            for effect in self.driver.step(now, wall):
-                await self._carry_out(effect)
-            if self.driver._executing is None or not self._wake.is_set():
-                wake = self.driver.wake_ns(now)
-                delay = max(0.0, (wake - self.monotonic()) / 1e9)
-                try:
-                    await asyncio.wait_for(self._wake.wait(), min(delay, 1.0))
-                except TimeoutError:
-                    continue
-            else:
-                await asyncio.sleep(0)
-
-    async def _registry_loop(self) -> None:
-        while True:
-            # In this order: a version that ends a promise is never seen before the promise is.
-            self._promise = self.settings.promised_epoch()
-            if self.records.refresh():
-                self.registry.arrived(self.monotonic())
-                self.transport.update(self.peers())
-                self._wake.set()
-            self._load_fault()
-            await asyncio.sleep(REGISTRY_POLL_S)
-
-    async def _advert_loop(self) -> None:
-        while True:
-            states = tuple(
-                (h, root)
-                for h in self.state.checkpoint_heights()[-3:]
-                if (root := self.state.checkpoint_root_at(h)) is not None
-            )
-            self.transport.advertise(wire.Advert(states))
-            await asyncio.sleep(ADVERT_S)
+        return wire.Advert(states)
 
     # -- effects
 
-    async def _carry_out(self, effect: consensus.Effect) -> None:
+    def _carry_out(self, effect: consensus.Effect) -> None:
         if isinstance(effect, consensus.Persist):
             self.journal.append([artifacts.encode(a) for a in effect.artifacts])
         elif isinstance(effect, consensus.Send):
-            self.transport.send(effect.artifact)
+            self.link.send(effect.artifact)
         elif isinstance(effect, consensus.Execute):
-            began = time.monotonic()
+            began = self.monotonic()
             result = self.state.execute(effect.batch)
             self._trace(effect.batch)
             if result.moved_rows:
-                took = time.monotonic() - began
+                took = (self.monotonic() - began) / 1e9
                 log(f"an upgrade moved {result.moved_rows} rows in {took:.2f} s")
             for canister, line in result.logs:
                 log(f"[{canister.short}] {line}")
             self.driver.executed(effect.batch.height)
-            self._wake.set()
-            await asyncio.sleep(0)
+            self.wake()
         elif isinstance(effect, consensus.DeliverCertification):
             self.state.deliver(effect.certification)
-            self._wake.set()
-            async with self._changed:
-                self._changed.notify_all()
+            self.wake()
+            self.on_certified()
         elif isinstance(effect, consensus.AdoptCup):
             self._adopt_cup(effect.package)
         elif isinstance(effect, consensus.FetchState):
-            if self._sync_task is None or self._sync_task.done():
-                self._sync_task = asyncio.create_task(self._sync(effect.height, effect.root))
+            if not self.syncing:
+                self.syncing = True
+                self.begin_sync(effect.height, effect.root)
         elif isinstance(effect, consensus.Refresh):
-            self.transport.refresh()
+            self.link.refresh()
         elif isinstance(effect, consensus.Diverged):
             self._set_aside_diverged(effect.height)
         elif isinstance(effect, consensus.Misbehaved):
@@ -351,7 +349,7 @@ class Replica:
         if stored.height < package.height:  # the orchestrator may hold a recovery CUP already
             write_durably(self.settings.cup_path, package.encode())
         self.package = package
-        self.transport.update(self.peers())
+        self.link.update(self.peers())
         keep = [artifacts.encode(a) for a in self.driver.pool.validated]
         keep += [artifacts.encode(a) for a in self.driver.certifications.validated]
         self.journal.rewrite(keep)
@@ -367,7 +365,7 @@ class Replica:
             os.rename(self.state.checkpoints, aside)
         raise SystemExit(DIVERGED_EXIT)
 
-    async def _sync(self, height: Height, root: bytes) -> None:
+    async def sync(self, height: Height, root: bytes) -> None:
         """Fetch the CUP's state; consensus asks again when a newer CUP has come meanwhile."""
         try:
             if not root:
@@ -381,7 +379,7 @@ class Replica:
             fetcher = fetch.Fetcher(
                 self.settings.data,
                 self.settings.node,
-                self.transport.request_state,
+                self.link.request_state,
                 self._advertisers,
                 log,
             )
@@ -400,14 +398,15 @@ class Replica:
             log(f"state sync to height {height} failed: {error}")
             await asyncio.sleep(0.5)
         finally:
+            self.syncing = False
             self.driver.synced()
-            self._wake.set()
+            self.wake()
 
     # -- from peers
 
     def _on_artifact(self, node: NodeId, artifact: Artifact) -> None:
         if self.driver.receive(artifact, node, self.monotonic()):
-            self._wake.set()
+            self.wake()
 
     def _on_ingress(self, raw: bytes) -> None:
         try:
@@ -423,9 +422,7 @@ class Replica:
 
     def _advertisers(self, height: int, root: bytes) -> list[NodeId]:
         return [
-            n
-            for n in self.transport.connected
-            if any(r == root for _, r in self._adverts.get(n, ()))
+            n for n in self.link.connected if any(r == root for _, r in self._adverts.get(n, ()))
         ]
 
     def _serve_state(self, request: wire.StateRequest) -> bytes | None:
@@ -444,13 +441,8 @@ class Replica:
         if self.driver.reader(self.monotonic()).status is not Status.RUNNING:
             raise Unavailable("the subnet is halted: requests are not accepted now")
         if self.ingress.add(request):
-            self.transport.send_ingress(request.raw)
-            self._wake.set()
-
-    async def wait_certified(self) -> None:
-        """Wait until a new height was certified."""
-        async with self._changed:
-            await self._changed.wait()
+            self.link.send_ingress(request.raw)
+            self.wake()
 
     def status(self) -> dict[str, Any]:
         """What operators and orchestrators read at /_/status."""
@@ -479,8 +471,8 @@ class Replica:
                 for h in self.state.checkpoint_heights()
                 if (root := self.state.checkpoint_root_at(h)) is not None
             },
-            "peers": [str(p) for p in self.transport.connected],
-            "syncing": self._sync_task is not None and not self._sync_task.done(),
+            "peers": [str(p) for p in self.link.connected],
+            "syncing": self.syncing,
             "state_sync": vars(self.statistics),
             "divergence": [_share_plain(s) for s in pair] if pair else None,
             "shares_signed_at": self.driver.own_share_height(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +49,7 @@ def look(subnet: SubnetEntry, agent: Agent) -> list[NodeReport]:
         except ReprisError:
             return NodeReport(node, None)
 
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        return list(pool.map(ask, subnet.nodes))
+    return agent.each(ask, subnet.nodes)
 
 
 def certified_height(reports: list[NodeReport]) -> int:

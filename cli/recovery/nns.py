@@ -122,7 +122,7 @@ def build(folder: Path, changes: Changes, say: Say) -> Bundle:
     probe = Agent([], settings.root_key, timeout_s=5.0)
     found = planning.gather(subnet, probe, certified, _known(base, settings))
     say(f"R = {found.height}: CUP {found.package.height}, silent: {len(found.silent)} nodes")
-    attestations, problems = planning.attest(subnet, found.height, certified, say)
+    attestations, problems = planning.attest(subnet, found.height, certified, probe.world, say)
     for problem in problems:
         say(f"no attestation from {problem}")
     evidence = Evidence(

@@ -6,9 +6,7 @@ when n - f members attest them, and the registry's dry run has the last word bef
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +14,7 @@ import httpx2
 
 from cli import nns_client
 from cli.lab.layout import NodeEntry, SubnetEntry
-from replica.client.agent import Agent
+from replica.client.agent import Agent, World
 from replica.client.evidence import judge as judge_evidence
 from replica.client.local_registry import VersionedRecords, cup_contents
 from replica.protocol import artifacts, attestation, canonical, cbor, cup
@@ -142,6 +140,7 @@ def attest(
     subnet: SubnetEntry,
     height: Height,
     records: VersionedRecords,
+    world: World,
     on_answer: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Attestation], list[str]]:
     """Ask every orchestrator to replay to a height and attest; return (attestations, problems)."""
@@ -149,7 +148,7 @@ def attest(
 
     def ask(node: NodeEntry) -> Attestation | str:
         try:
-            with httpx2.Client(timeout=ATTEST_S_MAX, trust_env=False) as client:
+            with world.client(ATTEST_S_MAX) as client:
                 response = client.get(
                     f"{node.orchestrator_url}/attestation", params={"height": height}
                 )
@@ -166,8 +165,7 @@ def attest(
         on_answer(f"{node.name} attests {made.state_hash.hex()[:12]} at height {made.height}")
         return made
 
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        answers = list(pool.map(ask, subnet.nodes))
+    answers = world.each(ask, subnet.nodes)
     return (
         [a for a in answers if isinstance(a, Attestation)],
         [a for a in answers if isinstance(a, str)],
@@ -199,7 +197,7 @@ def make(
         f"R = {found.height}: CUP {found.package.height}, certified "
         f"{found.certification.height if found.certification else 'nothing above'}"
     )
-    attestations, problems = attest(subnet, found.height, records, say)
+    attestations, problems = attest(subnet, found.height, records, agent.world, say)
     evidence = Evidence(
         found.package.encode(),
         found.block,
@@ -220,7 +218,7 @@ def make(
     payload: dict[str, Any] = {
         "subnet_id": subnet.id,
         "height": cup_height,
-        "time_ns": TimeNs(max(time_ns, time.time_ns())),
+        "time_ns": TimeNs(max(time_ns, agent.world.now_ns())),
         "state_hash": judged.state_hash,
         "replacement_nodes": sorted(members) if members else None,
         "registry_store_uri": None,

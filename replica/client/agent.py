@@ -10,8 +10,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 
@@ -21,6 +22,9 @@ from replica.protocol.errors import Malformed, NotVerified, Rejected, ReprisErro
 from replica.protocol.hashing import leb128_decode
 from replica.protocol.ids import ANONYMOUS, CanisterId, Principal, SubnetId
 
+T = TypeVar("T")
+R = TypeVar("R")
+AT_ONCE_MAX = 16
 EXPIRY_NS = 240 * 1_000_000_000
 HEADERS = {"content-type": "application/cbor"}
 
@@ -36,6 +40,23 @@ class CallRejected(Rejected):
 
 
 @dataclass
+class World:
+    """What surrounds an agent: time, sockets, entropy, threads. Simulations have another one."""
+
+    now_ns: Callable[[], int] = time.time_ns
+    monotonic_s: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+    entropy: Callable[[int], bytes] = secrets.token_bytes
+
+    def client(self, timeout_s: float) -> httpx2.Client:
+        return httpx2.Client(timeout=timeout_s, trust_env=False)
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        with ThreadPoolExecutor(max_workers=AT_ONCE_MAX) as pool:
+            return list(pool.map(work, items))
+
+
+@dataclass
 class Agent:
     """One identity's access to the nodes of one subnet."""
 
@@ -43,15 +64,14 @@ class Agent:
     root_key: bytes
     key: Ed25519Key | None = None
     timeout_s: float = 12.0
-    now_ns: Callable[[], int] = time.time_ns
-    pause: Callable[[float], None] = time.sleep
+    world: World = field(default_factory=World)
     _client: httpx2.Client | None = None
     _position: int = field(default=0)
 
     @property
     def client(self) -> httpx2.Client:
         if self._client is None:
-            self._client = httpx2.Client(timeout=self.timeout_s, trust_env=False)
+            self._client = self.world.client(self.timeout_s)
         return self._client
 
     def close(self) -> None:
@@ -89,7 +109,7 @@ class Agent:
         return {
             "request_type": kind,
             "sender": bytes(self.sender),
-            "ingress_expiry": self.now_ns() + EXPIRY_NS,
+            "ingress_expiry": self.world.now_ns() + EXPIRY_NS,
             **fields,
         }
 
@@ -141,11 +161,11 @@ class Agent:
             canister_id=bytes(canister),
             method_name=method,
             arg=arg,
-            nonce=secrets.token_bytes(16),
+            nonce=self.world.entropy(16),
         )
         request_id, body = envelope.sign_request(content, self.key)
         target = effective if effective is not None else canister
-        end = time.monotonic() + wait_s
+        end = self.world.monotonic_s() + wait_s
         while True:
             try:
                 answer = self._try_call(target, request_id, body)
@@ -154,12 +174,12 @@ class Agent:
             except (Unavailable, NotVerified) as error:
                 on_retry(str(error))
             self.next_node()  # this one may be cut off, or stuck
-            if time.monotonic() > end:
+            if self.world.monotonic_s() > end:
                 raise Unavailable(
                     f"no certified answer within {wait_s:.0f} s; the request may still be executed "
                     "until it expires"
                 )
-            self.pause(0.2)
+            self.world.pause(0.2)
 
     def _try_call(self, target: Principal, request_id: bytes, body: bytes) -> bytes | None:
         response = self._post(f"/api/v4/canister/{target}/call", body)
@@ -205,6 +225,10 @@ class Agent:
 
     def get_bytes(self, url: str, path: str) -> bytes:
         return self._get(url, path).content
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Do something with each of them at once; return the results in their order."""
+        return self.world.each(work, items)
 
     def _get(self, url: str, path: str) -> httpx2.Response:
         try:

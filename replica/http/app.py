@@ -6,7 +6,7 @@ Source: interface specification "HTTPS interface"; reference/interface.md §A1-A
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -31,10 +31,13 @@ COMPLAINT_BYTES_MAX = 4096
 SYNC_CALL_WAIT_S = 10.0
 
 
-def build(replica: Replica) -> FastAPI:
-    """Return the application of a replica."""
+def build(replica: Replica, wait_certified: Callable[[], Awaitable[None]]) -> FastAPI:
+    """Return the application of a replica.
+
+    `wait_certified` returns once another height was certified.
+    """
     app = FastAPI(title="reprise replica", openapi_url=None, docs_url=None, redoc_url=None)
-    interface = Interface(replica)
+    interface = Interface(replica, wait_certified)
     for version in ("v2", "v3", "v4"):
         canister = f"/api/{version}/canister/{{id}}"
         app.add_route(f"{canister}/call", interface.call(sync=version != "v2"), methods=["POST"])
@@ -75,11 +78,11 @@ async def _body(http: Request, bytes_max: int) -> bytes:
 
 
 class Interface:
-    def __init__(self, replica: Replica) -> None:
-        self.replica = replica
+    def __init__(self, replica: Replica, wait_certified: Callable[[], Awaitable[None]]) -> None:
+        self.replica, self._wait_certified = replica, wait_certified
 
     async def _request(self, http: Request, kind: str) -> envelope.Request:
-        request = envelope.decode(await _body(http, BODY_BYTES_MAX), time.time_ns())
+        request = envelope.decode(await _body(http, BODY_BYTES_MAX), self.replica.clock())
         if request.kind != kind:
             raise Malformed(f"this endpoint takes a {kind}, not a {request.kind}")
         return request
@@ -132,7 +135,7 @@ class Interface:
             if left <= 0:
                 return Response(status_code=202)
             try:
-                await asyncio.wait_for(self.replica.wait_certified(), left)
+                await asyncio.wait_for(self._wait_certified(), left)
             except TimeoutError:
                 return Response(status_code=202)
 
@@ -143,7 +146,7 @@ class Interface:
         found = self._certified()
         data = self._certificate([(b"canister", bytes(request.canister_id), b"certified_data")])
         answer = execution.query(found.snapshot, self.replica.store, request, data)
-        timestamp = time.time_ns()
+        timestamp = self.replica.clock()
         signed: dict[str, Any] = {"request_id": request.request_id, "timestamp": timestamp}
         body: dict[str, Any]
         if answer.reply is not None:
