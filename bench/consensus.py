@@ -17,6 +17,7 @@ from bench.swarm import heights, running
 from bench.table import Row
 from cli.lab import swarm as lab
 from cli.lab import workload
+from cli.lab.ground import Ground
 from cli.lab.layout import Swarm
 from replica.client.agent import Agent
 from replica.protocol.crypto.keys import Ed25519Key
@@ -39,7 +40,7 @@ def run(say: Callable[[str], None]) -> list[Row]:
         updates, shares = _signed_updates(swarm, probe, say)
     loops += [loop() for _ in range(3)]
     say("PySyncObj, 3 processes")
-    peer = pysyncobj_peer.measure(10.0, lab.free_ports(3))
+    peer = pysyncobj_peer.measure(10.0, Ground().free_ports(3))
     loops += [loop() for _ in range(3)]
     slow = slowness(loops)
     note = f"machine {slow:.2f} times slower than the reference"
@@ -89,7 +90,7 @@ def _empty_rounds(swarm: Swarm, probe: Agent) -> float:
 
 def _latencies(swarm: Swarm) -> list[float]:
     """Return how long single updates took from being sent to being certified, ascending."""
-    writer = workload.Writer(swarm, Ed25519Key(secrets.token_bytes(32)))
+    writer = workload.Writer(swarm, Ed25519Key(secrets.token_bytes(32)), Ground().spawn)
     writer.start()
     taken: list[float] = []
     seen, last = 0, time.monotonic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -33,6 +33,8 @@ from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import serialize
 from replica.protocol.registry_transport import UPSERT, Mutation
 
+Entropy = Callable[[int], bytes]
+"""Returns so many secret random bytes."""
 CANISTERS_PER_SUBNET = 1 << 20
 GENESIS_VERSION = RegistryVersion(1)
 APPLICATION, SYSTEM = 1, 2
@@ -125,6 +127,7 @@ def make(
     ports: list[int],
     time_ns: int,
     spare_nodes: int = 0,
+    entropy: Entropy = secrets.token_bytes,
 ) -> Genesis:
     """Deal all keys and write the first registry version.
 
@@ -133,12 +136,12 @@ def make(
     time of the genesis blocks.
     """
     remaining = iter(ports)
-    subnets = [(plan, _make_nodes(plan.name, plan.nodes, remaining)) for plan in plans]
-    spares = _make_nodes("spare", spare_nodes, remaining)
+    subnets = [(plan, _make_nodes(plan.name, plan.nodes, remaining, entropy)) for plan in plans]
+    spares = _make_nodes("spare", spare_nodes, remaining, entropy)
     mutations: list[Mutation] = []
     for node in spares:
         _add_node(node, mutations)
-    made = [_make_subnet(p, n, i, release, time_ns, mutations) for i, (p, n) in enumerate(subnets)]
+    made = [_make_subnet(p, n, release, time_ns, mutations, entropy) for p, n in subnets]
     _add(mutations, keys.SUBNET_LIST, pb.SubnetListRecord(subnets=[bytes(s.id) for s in made]))
     nns = next(s for s in made if s.plan.is_nns)
     _add(mutations, keys.NNS_SUBNET, pb.SubnetId(principal_id=pb.PrincipalId(raw=nns.id)))
@@ -156,18 +159,18 @@ def _add(mutations: list[Mutation], key: str, message: object) -> None:
     mutations.append(Mutation(key, serialize(message)))  # type: ignore[arg-type]
 
 
-def _make_nodes(name: str, count: int, ports: Iterator[int]) -> list[NodeSecrets]:
-    nodes = [_make_node(f"{name}-{i}") for i in range(count)]
+def _make_nodes(name: str, count: int, ports: Iterator[int], entropy: Entropy) -> list[NodeSecrets]:
+    nodes = [_make_node(f"{name}-{i}", entropy) for i in range(count)]
     for node in nodes:
         node.http_port, node.p2p_port = next(ports), next(ports)
         node.orchestrator_port = next(ports)
     return nodes
 
 
-def _make_node(name: str) -> NodeSecrets:
-    seed = secrets.token_bytes(32)
+def _make_node(name: str, entropy: Entropy = secrets.token_bytes) -> NodeSecrets:
+    seed = entropy(32)
     key = Ed25519Key(seed)
-    tls_key = ed25519.Ed25519PrivateKey.generate()
+    tls_key = ed25519.Ed25519PrivateKey.from_private_bytes(entropy(32))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(key.principal)[:60])])
     start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     certificate = (
@@ -175,7 +178,7 @@ def _make_node(name: str) -> NodeSecrets:
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(tls_key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(int.from_bytes(entropy(16), "big") + 1)
         .not_valid_before(start)
         .not_valid_after(datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC))
         .sign(tls_key, algorithm=None)
@@ -185,23 +188,23 @@ def _make_node(name: str) -> NodeSecrets:
         name=name,
         node=NodeId(key.principal),
         signing_seed=seed,
-        committee=_scalar(),
-        dealing=_scalar(),
+        committee=_scalar(entropy).to_bytes(32, "big"),
+        dealing=_scalar(entropy).to_bytes(32, "big"),
         tls_key_pem=tls_key.private_bytes(
             encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode(),
         tls_certificate_pem=certificate.public_bytes(encoding.PEM).decode(),
         tls_certificate_der=certificate.public_bytes(encoding.DER),
-        operator_seed=secrets.token_bytes(32),
+        operator_seed=entropy(32),
     )
 
 
-def _scalar() -> bytes:
-    return (secrets.randbelow(bls.ORDER - 1) + 1).to_bytes(32, "big")
+def _scalar(entropy: Entropy) -> int:
+    return int.from_bytes(entropy(48), "big") % (bls.ORDER - 1) + 1
 
 
-def _deal(nodes: list[NodeSecrets], threshold: int) -> Dealing:
-    coefficients = [secrets.randbelow(bls.ORDER - 1) + 1 for _ in range(threshold)]
+def _deal(nodes: list[NodeSecrets], threshold: int, entropy: Entropy) -> Dealing:
+    coefficients = [_scalar(entropy) for _ in range(threshold)]
     dealing = deal_bls([n.node for n in nodes], threshold, coefficients)
     for node in nodes:
         index = dealing.transcript.index_of(node.node)
@@ -213,12 +216,13 @@ def _deal(nodes: list[NodeSecrets], threshold: int) -> Dealing:
 def _make_subnet(
     plan: SubnetPlan,
     nodes: list[NodeSecrets],
-    number: int,
     release: str,
     time_ns: int,
     mutations: list[Mutation],
+    entropy: Entropy,
 ) -> Subnet:
-    low, high = _deal(nodes, threshold_low(plan.nodes)), _deal(nodes, threshold_high(plan.nodes))
+    low = _deal(nodes, threshold_low(plan.nodes), entropy)
+    high = _deal(nodes, threshold_high(plan.nodes), entropy)
     public_key = high.transcript.public_key
     subnet = SubnetId(Principal.self_authenticating(bls.public_key_to_der(public_key)))
     for node in nodes:

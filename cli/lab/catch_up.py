@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
-import time
 from collections.abc import Callable
 from typing import Any
 
-from cli.lab import swarm as lab
 from cli.lab import workload
 from cli.lab.drill import (
     Drill,
@@ -19,7 +16,6 @@ from cli.lab.drill import (
     signs_above,
 )
 from cli.lab.layout import NodeEntry, SubnetEntry
-from replica.protocol.crypto.keys import Ed25519Key
 
 
 def node_catch_up(drill: Drill) -> Outcome:
@@ -27,10 +23,10 @@ def node_catch_up(drill: Drill) -> Outcome:
     swarm, phases, app = drill.swarm, drill.phases, drill.swarm.app
     with phases.phase("swarm up") as notes:
         drill.up()
-        _fill(drill, 400)
+        _fill(drill, drill.options.journal_entries)
         filled = drill.certified_height(app)
         node = app.nodes[3]
-        lab.wait_for(
+        drill.wait_for(
             "a CUP that holds the journal",
             lambda: (drill.status(node) or {}).get("cup_height", 0) > filled,
             90,
@@ -79,12 +75,12 @@ def _case(
         drill.supervisor.hold(node.folder)
         while_down()
         at_start = drill.certified_height(others)
-        start = time.monotonic()
+        start = drill.now_s()
         drill.supervisor.release(node.folder)
-        lab.wait_for(
+        drill.wait_for(
             f"{node.name} to sign again", lambda: signs_above(drill, node, at_start), 90, 0.05
         )
-        rto = time.monotonic() - start
+        rto = drill.now_s() - start
         moved = (drill.status(node) or {})["state_sync"]
         at_end = drill.certified_height(others)
         notes.append(
@@ -103,12 +99,10 @@ def _case(
 
 def _fill(drill: Drill, count: int) -> None:
     """Let several clients write until the journal has some size."""
-    clients = [
-        workload.Writer(drill.swarm, Ed25519Key(secrets.token_bytes(32)), pad=512) for _ in range(8)
-    ]
+    clients = [drill.client(pad=512) for _ in range(8)]
     for client in clients:
         client.start()
-    lab.wait_for("a journal of some size", lambda: sum(c.count for c in clients) >= count, 90)
+    drill.wait_for("a journal of some size", lambda: sum(c.count for c in clients) >= count, 90)
     for client in clients:
         client.stop()
 
@@ -116,7 +110,7 @@ def _fill(drill: Drill, count: int) -> None:
 def _two_cups(drill: Drill) -> None:
     first = signed_cup_height(drill)
     interval = drill.options.interval_blocks
-    lab.wait_for("two more CUPs", lambda: signed_cup_height(drill) >= first + 2 * interval, 90)
+    drill.wait_for("two more CUPs", lambda: signed_cup_height(drill) >= first + 2 * interval, 90)
 
 
 def _clear(node: NodeEntry) -> None:

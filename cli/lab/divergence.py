@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import sqlite3
-import time
 from collections.abc import Sequence
 
 from cli import nns_client as nns
@@ -23,7 +21,6 @@ from cli.lab.drill import (
     Voter,
     describe_settings,
     node_rows,
-    patiently,
     signed_cup_height,
     signs_above,
 )
@@ -46,14 +43,14 @@ def subnet_divergence(drill: Drill) -> Outcome:
         notes.append(f"{len(swarm.nodes)} nodes; {describe_settings(drill)}")
     with phases.phase("stake") as notes:
         voter = _stake(drill)
-        lab.wait_for("a first signed CUP", lambda: signed_cup_height(drill) > 0, 60)
+        drill.wait_for("a first signed CUP", lambda: signed_cup_height(drill) > 0, 60)
         notes.append(
             f"neuron {voter.neuron} claimed; first signed CUP at {signed_cup_height(drill)}"
         )
     with phases.phase("fault") as notes:
         height = inject(drill, (app.nodes[2], app.nodes[3]))
-        lab.wait_for("the fault", lambda: executed(drill, app.nodes[2]) >= height, 60, 0.03)
-        fault_at = time.monotonic()
+        drill.wait_for("the fault", lambda: executed(drill, app.nodes[2]) >= height, 60, 0.03)
+        fault_at = drill.now_s()
         before = height - 1
         notes.append(f"2 of {len(app.nodes)} replicas compute another state at height {height}")
     with phases.phase("detect") as notes:
@@ -66,13 +63,13 @@ def subnet_divergence(drill: Drill) -> Outcome:
         payload = {"subnet_id": app.id, "operational_level": 2}
         drill.adopt("Halt the stalled subnet", nns.SET_OPERATIONAL_LEVEL, payload, voter)
         _wipe(drill, wiped)
-        lab.wait_for("the nodes to halt", lambda: halted(drill) >= 3, 60)
+        drill.wait_for("the nodes to halt", lambda: halted(drill) >= 3, 60)
         notes.append(f"proposal {drill.proposals[-1]}; {wiped.name} lost its disk")
     with phases.phase("attest and plan") as notes:
         plan_file = drill.folder / "plan.json"
         if drill.kill is not None:
             drill.kill.operator("recover", "subnet", "plan", app.name, "--out", str(plan_file))
-        plan = patiently(lambda: _plan(drill), 90)
+        plan = drill.patiently(lambda: _plan(drill), 90)
         plan_file.write_text(json.dumps(plan.to_plain()))
         notes.append(f"state of height {plan.state_height}, {plan.lost_blocks} blocks dropped")
     for finding in plan.findings:
@@ -83,22 +80,22 @@ def subnet_divergence(drill: Drill) -> Outcome:
         drill.adopt(f"Recover subnet {app.name}", nns.RECOVER_SUBNET, plan.payload, voter)
         notes.append(f"proposal {drill.proposals[-1]} executed; CUP at {plan.cup_height}")
     with phases.phase("adopt") as notes:
-        lab.wait_for(
+        drill.wait_for(
             "a new certified block", lambda: drill.certified_height(app) > plan.cup_height, 60, 0.05
         )
-        rto = time.monotonic() - fault_at
+        rto = drill.now_s() - fault_at
         notes.append(f"certified height {drill.certified_height(app)}")
     with phases.phase("sync") as notes:
-        lab.wait_for("the wiped node", lambda: signs_above(drill, wiped, plan.cup_height), 90)
+        drill.wait_for("the wiped node", lambda: signs_above(drill, wiped, plan.cup_height), 90)
         notes.append(_sync_text(drill, wiped))
     with phases.phase("new signed CUP") as notes:
-        lab.wait_for(
+        drill.wait_for(
             "a CUP signed by the subnet", lambda: signed_cup_height(drill) > plan.cup_height, 90
         )
         notes.append(f"at height {signed_cup_height(drill)}")
     with phases.phase("verify") as notes:
         count = drill.writer.count
-        lab.wait_for("the client to go on", lambda: drill.writer.count > count + 3, 60)
+        drill.wait_for("the client to go on", lambda: drill.writer.count > count + 3, 60)
         drill.writer.stop()
         entries = workload.read_all(drill.app, swarm)
         kept = not drill.writer.fault and workload.preserved(drill.writer, entries)
@@ -121,27 +118,27 @@ def subnet_divergence(drill: Drill) -> Outcome:
 
 def _stake(drill: Drill) -> Voter:
     """Move tokens to a new key and stake them there."""
-    key = Ed25519Key(secrets.token_bytes(32))
+    key = Ed25519Key(drill.world.entropy(32))
     arg = {
         "memo": 0,
         "amount": {"e8s": STAKE_E8S + 10 * nns.FEE_E8S},
         "fee": {"e8s": nns.FEE_E8S},
         "from_subaccount": None,
         "to": account_identifier(key.principal),
-        "created_at_time": {"timestamp_nanos": time.time_ns()},
+        "created_at_time": {"timestamp_nanos": drill.world.now_ns()},
     }
-    result = patiently(lambda: nns.call(drill.nns, "ledger", "transfer", arg))
+    result = drill.patiently(lambda: nns.call(drill.nns, "ledger", "transfer", arg))
     if "Ok" not in result and "TxDuplicate" not in result.get("Err", {}):
         raise NotVerified(f"the ledger refused: {result}")
     agent = drill.swarm.agent(drill.swarm.nns, key)
-    neuron = patiently(lambda: nns.stake(agent, STAKE_E8S, 1))
+    neuron = drill.patiently(lambda: nns.stake(agent, STAKE_E8S, 1))
     return Voter(agent, neuron)
 
 
 def inject(drill: Drill, nodes: tuple[NodeEntry, ...]) -> int:
     status = drill.status(nodes[0])
     while status is None:
-        time.sleep(0.1)
+        drill.world.pause(0.1)
         status = drill.status(nodes[0])
     height = status["finalized_height"] + 25
     for node in nodes:
@@ -165,19 +162,19 @@ def wait_for_stall(
     Another cause than those expected is believed only when it stays for a while.
     """
     limit = drill.refresh().view(subnet.id, drill.records.version).stall_limit_ns / 1e9
-    height, since = -1, time.monotonic()
+    height, since = -1, drill.now_s()
     while True:
         reports = detect.look(subnet, drill.probe)
         now = detect.certified_height(reports)
         if now > height:
-            height, since = now, time.monotonic()
-        elif time.monotonic() - since > limit:
+            height, since = now, drill.now_s()
+        elif drill.now_s() - since > limit:
             found = detect.diagnose(subnet, reports, drill.records, drill.probe)
             if found.cause in (*expected, detect.HALTED):
                 return found
-            if time.monotonic() - since > limit + 30:
+            if drill.now_s() - since > limit + 30:
                 return found
-        time.sleep(0.2)
+        drill.world.pause(0.2)
 
 
 def _wipe(drill: Drill, node: NodeEntry) -> None:

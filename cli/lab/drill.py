@@ -5,23 +5,20 @@ Also what scenarios observe: heights, CUPs, what was synced. They see what an op
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from secrets import token_bytes
 from typing import TYPE_CHECKING, Any
 
 from cli import nns_client as nns
 from cli.lab import swarm as lab
 from cli.lab import workload
+from cli.lab.ground import Ground
 from cli.lab.layout import NodeEntry, SubnetEntry, Swarm
-from cli.lab.mirror import Mirror
 from cli.lab.phases import Phases
-from cli.lab.supervisor import Supervisor
 from cli.recovery import detect
 from replica.client import certified_registry
-from replica.client.agent import Agent, CallRejected
+from replica.client.agent import Agent, CallRejected, World
 from replica.client.local_registry import VersionedRecords
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import NotVerified, Rejected, ReprisError
@@ -53,20 +50,31 @@ class Outcome:
 class Drill:
     """A swarm that a disaster is about to happen to."""
 
-    def __init__(self, folder: Path, options: lab.Options, say: Say, kill: Killer | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: lab.Options,
+        say: Say,
+        kill: Killer | None,
+        ground: Ground | None = None,
+    ) -> None:
         self.folder, self.options, self.say = folder, options, say
-        self.phases = Phases(say, on_phase=kill.strike if kill else lambda _: None)
+        self.ground = ground or Ground()
+        self.world = self.ground.world
+        self.now_s = self.world.monotonic_s
+        on_phase = kill.strike if kill else lambda _: None
+        self.phases = Phases(say, self.now_s, on_phase=on_phase)
         self.kill = kill
-        self.swarm: Swarm = lab.create(folder, options)
-        self.supervisor = Supervisor([n.folder for n in self.swarm.nodes])
-        self.mirror = Mirror(self.swarm.published, self.swarm.mirror_port)
+        self.swarm: Swarm = lab.create(folder, options, self.ground)
+        self.supervisor = self.ground.processes([n.folder for n in self.swarm.nodes])
+        self.mirror = self.ground.mirror(self.swarm.published, self.swarm.mirror_port)
         self.records = VersionedRecords()
         self.proposals: list[int] = []
-        self.writer = workload.Writer(self.swarm, Ed25519Key(token_bytes(32)), pad=512)
+        self.writer = self.client(pad=512)
         operator = self.swarm.identity("default")
         self.nns = self.swarm.agent(self.swarm.nns, operator)
         self.app = self.swarm.agent(self.swarm.app)
-        self.probe = Agent([], self.swarm.root_key, timeout_s=1.0)
+        self.probe = self.swarm.probe(1.0)
         if kill is not None:
             kill.drill = self
 
@@ -75,7 +83,21 @@ class Drill:
         self.mirror.start()
         lab.initialize(self.swarm, lambda _: None)
         self.writer.start()
-        lab.wait_for("the client's first entries", lambda: self.writer.count >= 5, 30)
+        self.wait_for("the client's first entries", lambda: self.writer.count >= 5, 30)
+
+    def client(self, pad: int) -> workload.Writer:
+        """Return a client of its own, not started yet, that writes to the journal."""
+        key = Ed25519Key(self.world.entropy(32))
+        return workload.Writer(self.swarm, key, self.ground.spawn, pad=pad)
+
+    def wait_for(
+        self, what: str, condition: Callable[[], bool], timeout_s: float, every_s: float = 0.1
+    ) -> None:
+        """Raises: Unavailable when the condition does not come true in time."""
+        lab.wait_for(what, condition, timeout_s, every_s, self.world)
+
+    def patiently(self, action: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+        return patiently(action, timeout_s, self.world)
 
     def close(self) -> None:
         self.supervisor.stop()
@@ -106,17 +128,17 @@ class Drill:
 
     def adopt_action(self, title: str, action: dict[str, Any], voter: Voter) -> int:
         """Propose with the operator's neuron; the other neuron's vote makes the majority."""
-        neuron = patiently(lambda: nns.default_neuron(self.nns))
+        neuron = self.patiently(lambda: nns.default_neuron(self.nns))
         summary = "A drill on a local swarm."
         proposal = int(
-            patiently(lambda: nns.propose_action(self.nns, neuron, title, summary, action))
+            self.patiently(lambda: nns.propose_action(self.nns, neuron, title, summary, action))
         )
         self.proposals.append(proposal)
-        info = patiently(lambda: nns.proposal_info(self.nns, proposal))
+        info = self.patiently(lambda: nns.proposal_info(self.nns, proposal))
         if info["status"] != 1:
             raise NotVerified(f"half of the voting power must not decide: {info['status']}")
         voter.vote(proposal)
-        info = patiently(lambda: nns.wait_decided(self.nns, proposal))
+        info = self.patiently(lambda: nns.wait_decided(self.nns, proposal))
         if info["status"] != 4:
             failure = info["failure_reason"] or {"error_message": "rejected"}
             raise NotVerified(f"proposal {proposal}: {failure['error_message']}")
@@ -125,7 +147,7 @@ class Drill:
     def council(self) -> Voter:
         """The genesis neuron that makes a majority together with the operator's."""
         agent = self.swarm.agent(self.swarm.nns, self.swarm.identity("council"))
-        return Voter(agent, int(patiently(lambda: nns.default_neuron(agent))))
+        return Voter(agent, int(self.patiently(lambda: nns.default_neuron(agent))))
 
     def set_app(self, members: Sequence[NodeEntry]) -> None:
         """The application subnet consists of these nodes now: ask them, not who left."""
@@ -140,7 +162,7 @@ class Drill:
     def verify_journal(self) -> tuple[bool, str]:
         """Stop the client and check that all it was told is there, in order, once."""
         count = self.writer.count
-        lab.wait_for("the client to go on", lambda: self.writer.count > count + 3, 60)
+        self.wait_for("the client to go on", lambda: self.writer.count > count + 3, 60)
         self.writer.stop()
         entries = workload.read_all(self.app, self.swarm)
         kept = not self.writer.fault and workload.preserved(self.writer, entries)
@@ -162,22 +184,25 @@ class Voter:
                 if "voted already" not in str(error):
                     raise
 
-        patiently(cast)
+        patiently(cast, world=self.agent.world)
 
 
-def patiently(action: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+def patiently(
+    action: Callable[[], Any], timeout_s: float = 60.0, world: World | None = None
+) -> Any:
     """Repeat an action while nodes restart; refusals are final."""
-    end = time.monotonic() + timeout_s
+    world = world or World()
+    end = world.monotonic_s() + timeout_s
     while True:
         try:
             return action()
         except (Rejected, CallRejected) as error:
-            if isinstance(error, nns.GovernanceError | CallRejected) or time.monotonic() > end:
+            if isinstance(error, nns.GovernanceError | CallRejected) or world.monotonic_s() > end:
                 raise
         except ReprisError:
-            if time.monotonic() > end:
+            if world.monotonic_s() > end:
                 raise
-        time.sleep(0.3)
+        world.pause(0.3)
 
 
 # --- what can be seen ------------------------------------------------------------------------

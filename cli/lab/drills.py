@@ -16,6 +16,7 @@ from cli.lab import swarm as lab
 from cli.lab.catch_up import node_catch_up
 from cli.lab.divergence import subnet_divergence
 from cli.lab.drill import Drill, Outcome, Say, node_rows
+from cli.lab.ground import Ground
 from cli.lab.killer import Killer
 from cli.lab.loss import subnet_loss
 from cli.lab.membership import membership_change
@@ -92,6 +93,7 @@ def run(
     say: Say,
     keep: Path | None = None,
     kill_offset: int | None = None,
+    ground: Ground | None = None,
 ) -> Outcome:
     """Run a scenario on a fresh swarm in a folder of its own; always takes the swarm down."""
     scenario = SCENARIOS[name]
@@ -99,7 +101,7 @@ def run(
     options = replace(options, interval_blocks=scenario.interval_blocks)
     folder = keep if keep is not None else Path(tempfile.mkdtemp(prefix="reprise-drill-"))
     killer = Killer(kill_offset) if kill_offset is not None else None
-    drill = Drill(folder, options, say, killer)
+    drill = Drill(folder, options, say, killer, ground)
     try:
         return scenario.run(drill)
     except (ReprisError, OSError) as error:

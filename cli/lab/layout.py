@@ -10,11 +10,11 @@ supervisor.pid
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from replica.client.agent import Agent
+from replica.client.agent import Agent, World
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import NotFound
 from replica.protocol.ids import CanisterId, Principal, SubnetId
@@ -50,9 +50,10 @@ class Swarm:
     """Nodes that were in no subnet at first; the registry says where they are now."""
     journal: CanisterId
     mirror_port: int
+    world: World = field(default_factory=World)
 
     @classmethod
-    def load(cls, folder: Path) -> Swarm:
+    def load(cls, folder: Path, world: World | None = None) -> Swarm:
         """Raises: NotFound, with the command that makes a swarm."""
         path = folder / "swarm.json"
         if not path.exists():
@@ -70,6 +71,7 @@ class Swarm:
             tuple(_node(folder, n, "spare") for n in plain.get("spares", ())),
             journal,
             plain["mirror_port"],
+            world or World(),
         )
 
     def with_app(self, members: tuple[NodeEntry, ...]) -> Swarm:
@@ -118,7 +120,11 @@ class Swarm:
         return Ed25519Key.from_pem(path.read_bytes())
 
     def agent(self, subnet: SubnetEntry, key: Ed25519Key | None = None) -> Agent:
-        return Agent(subnet.urls, self.root_key, key)
+        return Agent(subnet.urls, self.root_key, key, world=self.world)
+
+    def probe(self, timeout_s: float) -> Agent:
+        """Return an agent that asks single nodes for what they say of themselves."""
+        return Agent([], self.root_key, timeout_s=timeout_s, world=self.world)
 
 
 def _node(folder: Path, plain: dict[str, Any], subnet: str) -> NodeEntry:

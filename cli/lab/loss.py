@@ -6,22 +6,16 @@ and issues the subnet's delegation anew; what was certified is kept by those who
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import signal
-import time
 
 from cli import nns_client as nns
-from cli.lab import swarm as lab
 from cli.lab.divergence import halted, wait_for_stall
 from cli.lab.drill import (
     Drill,
     Outcome,
     describe_settings,
     node_rows,
-    patiently,
     signed_cup_height,
     signs_above,
 )
@@ -40,13 +34,13 @@ def subnet_loss(drill: Drill) -> Outcome:
     with phases.phase("swarm up") as notes:
         drill.up()
         voter = drill.council()
-        lab.wait_for("a first signed CUP", lambda: signed_cup_height(drill) > 0, 60)
+        drill.wait_for("a first signed CUP", lambda: signed_cup_height(drill) > 0, 60)
         key = drill.refresh().subnet_public_key(app.id)
         notes.append(f"{len(swarm.nodes)} nodes; {describe_settings(drill)}")
     with phases.phase("fault") as notes:
         for node in lost:
             _burn(drill, node)
-        fault_at = time.monotonic()
+        fault_at = drill.now_s()
         before = drill.certified_height(app)
         notes.append(f"{' and '.join(n.name for n in lost)} are gone, disks and keys")
     with phases.phase("detect") as notes:
@@ -57,7 +51,7 @@ def subnet_loss(drill: Drill) -> Outcome:
     with phases.phase("halt") as notes:
         payload = {"subnet_id": app.id, "operational_level": 2}
         drill.adopt("Halt the stalled subnet", nns.SET_OPERATIONAL_LEVEL, payload, voter)
-        lab.wait_for("the nodes to halt", lambda: halted(drill) >= len(survivors), 60)
+        drill.wait_for("the nodes to halt", lambda: halted(drill) >= len(survivors), 60)
         notes.append(f"proposal {drill.proposals[-1]}")
     members = [n.id for n in (*survivors, *joining)]
     with phases.phase("attest and plan") as notes:
@@ -68,7 +62,7 @@ def subnet_loss(drill: Drill) -> Outcome:
             drill.kill.operator(
                 "recover", "subnet", "plan", app.name, "--out", str(plan_file), *options
             )
-        plan = patiently(
+        plan = drill.patiently(
             lambda: recovery.make(app, drill.nns, drill.probe, drill.refresh(), members=members), 90
         )
         plan_file.write_text(json.dumps(plan.to_plain()))
@@ -85,19 +79,19 @@ def subnet_loss(drill: Drill) -> Outcome:
     drill.set_app((*survivors, *joining))
     with phases.phase("adopt") as notes:
         app = drill.swarm.app
-        lab.wait_for(
+        drill.wait_for(
             "a new certified block", lambda: drill.certified_height(app) > plan.cup_height, 90, 0.05
         )
-        rto = time.monotonic() - fault_at
+        rto = drill.now_s() - fault_at
         notes.append(f"certified height {drill.certified_height(app)}")
     with phases.phase("sync") as notes:
         for node in joining:
-            lab.wait_for(
+            drill.wait_for(
                 f"{node.name} to sign",
                 lambda n=node: signs_above(drill, n, plan.cup_height),  # type: ignore[misc]
                 90,
             )
-        lab.wait_for(
+        drill.wait_for(
             "a CUP signed by the subnet", lambda: signed_cup_height(drill) > plan.cup_height, 90
         )
         notes.append(f"all members sign; signed CUP at {signed_cup_height(drill)}")
@@ -121,17 +115,13 @@ def subnet_loss(drill: Drill) -> Outcome:
 
 def _burn(drill: Drill, node: NodeEntry) -> None:
     """Nothing is left of a node: processes, disk, keys."""
-    replica = drill.probe.orchestrator_status(node.orchestrator_url)["replica_pid"]
     drill.supervisor.kill(node.folder)
-    if replica:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(replica, signal.SIGKILL)
     shutil.rmtree(node.folder)
 
 
 def _check_delegation(drill: Drill, lost_key: bytes) -> str:
     """A client's certificate must now be signed by the new key, which the NNS certifies."""
-    found = patiently(lambda: drill.app.read_state([(b"time",)], subnet=drill.swarm.app.id))
+    found = drill.patiently(lambda: drill.app.read_state([(b"time",)], subnet=drill.swarm.app.id))
     if found.delegation is None:
         raise NotVerified("the subnet's certificates carry no delegation")
     shown = certificate.verify_delegation(found.delegation, drill.swarm.root_key, None)

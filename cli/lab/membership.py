@@ -5,11 +5,9 @@ The last change happens while f members are down: the others alone reshare the k
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from cli import nns_client as nns
-from cli.lab import swarm as lab
 from cli.lab.drill import (
     Drill,
     Outcome,
@@ -39,7 +37,7 @@ def membership_change(drill: Drill) -> Outcome:
     with phases.phase("swarm up") as notes:
         drill.up()
         voter = drill.council()
-        lab.wait_for("a first signed CUP", lambda: signed_cup_height(drill) > 0, 60)
+        drill.wait_for("a first signed CUP", lambda: signed_cup_height(drill) > 0, 60)
         key = drill.refresh().subnet_public_key(swarm.app.id)
         notes.append(f"{len(swarm.nodes)} nodes; {describe_settings(drill)}")
         drill.watch_app()
@@ -48,22 +46,22 @@ def membership_change(drill: Drill) -> Outcome:
         notes.append(_change(drill, voter, [first], [], (a, b, c, d, first)))
     with phases.phase("remove") as notes:
         notes.append(_change(drill, voter, [], [a], (b, c, d, first)))
-        lab.wait_for("the node that left to stop", lambda: drill.status(a) is None, 60)
+        drill.wait_for("the node that left to stop", lambda: drill.status(a) is None, 60)
         notes.append(f"{a.name} has stopped")
     with phases.phase("replace") as notes:
         notes.append(_change(drill, voter, [second], [b], (c, d, first, second)))
     with phases.phase("replace, f dealers dead") as notes:
         drill.supervisor.hold(c.folder)
-        began = time.monotonic()
+        began = drill.now_s()
         notes.append(_change(drill, voter, [third], [c], (d, first, second, third)))
-        rto = time.monotonic() - began
+        rto = drill.now_s() - began
         notes.append(f"{c.name} was down all the time")
     with phases.phase("verify") as notes:
         if drill.refresh().subnet_public_key(swarm.app.id) != key:
             raise NotVerified("the subnet's public key changed")
         members = (d, first, second, third)
         after = drill.certified_height(drill.swarm.app)
-        lab.wait_for("all members to sign", lambda: _all_sign(drill, members, after), 60)
+        drill.wait_for("all members to sign", lambda: _all_sign(drill, members, after), 60)
         kept, text = drill.verify_journal()
         notes.append(f"{text}; all four present members are others than at first, but one")
     return Outcome(
@@ -95,7 +93,7 @@ def _change(
         "node_ids_remove": [n.id for n in going],
     }
     names = " and ".join([f"add {n.name}" for n in coming] + [f"remove {n.name}" for n in going])
-    began = time.monotonic()
+    began = drill.now_s()
     drill.adopt(f"Subnet {app.name}: {names}", nns.CHANGE_MEMBERSHIP, payload, voter)
     record = parse(pb.SubnetRecord, drill.refresh().need(subnet_record(app.id)))
     if sorted(bytes(n.id) for n in expected) != sorted(record.membership):
@@ -103,18 +101,18 @@ def _change(
     committee = tuple(sorted(NodeId(n.id) for n in expected))
     drill.set_app(expected)
     holders = [n for n in expected if n not in going]
-    lab.wait_for(
+    drill.wait_for(
         "a CUP whose key the new members hold",
         lambda: any(p.summary.high.committee == committee for p in _packages(drill, holders)),
         CHANGE_S_MAX,
     )
     height = max(p.height for p in _packages(drill, holders))
-    lab.wait_for(
+    drill.wait_for(
         "the joining node to sign",
         lambda: all(signs_above(drill, n, height) for n in coming),
         CHANGE_S_MAX,
     )
-    return f"{names}: {time.monotonic() - began:.1f} s, key reshared with the CUP at {height}"
+    return f"{names}: {drill.now_s() - began:.1f} s, key reshared with the CUP at {height}"
 
 
 def _packages(drill: Drill, nodes: Sequence[NodeEntry]) -> list[CatchUpPackage]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from functools import partial
 from typing import Any
 
 from cli import nns_client as nns
 from cli.lab import divergence
-from cli.lab import swarm as lab
-from cli.lab.drill import Drill, Outcome, describe_settings, node_rows, patiently
+from cli.lab.drill import Drill, Outcome, describe_settings, node_rows
 from cli.lab.layout import NodeEntry, SubnetEntry
 from cli.recovery import detect
 from cli.recovery import nns as recovery
@@ -32,10 +30,10 @@ def nns_stall(drill: Drill) -> Outcome:
         before = _memory(drill)
         version = drill.refresh().version
         height = divergence.inject(drill, (subnet.nodes[2], subnet.nodes[3]))
-        lab.wait_for(
+        drill.wait_for(
             "the fault", lambda: divergence.executed(drill, subnet.nodes[2]) >= height, 90, 0.05
         )
-        fault_at = time.monotonic()
+        fault_at = drill.now_s()
         notes.append(f"2 of 4 NNS replicas compute another state at height {height}")
     with phases.phase("detect") as notes:
         found = divergence.wait_for_stall(drill, subnet)
@@ -52,8 +50,8 @@ def nns_stall(drill: Drill) -> Outcome:
     with phases.phase("halt") as notes:
         for node in acting:
             key = swarm.identity(f"operator-{node.name}")
-            patiently(partial(_halt, drill, node, key))
-        lab.wait_for("the nodes to halt", lambda: _halted(drill, acting) == 3, 60)
+            drill.patiently(partial(_halt, drill, node, key))
+        drill.wait_for("the nodes to halt", lambda: _halted(drill, acting) == 3, 60)
         notes.append("three operators ordered their nodes to sign nothing more")
     path = drill.folder / "nns.bundle"
     with phases.phase("build") as notes:
@@ -63,7 +61,7 @@ def nns_stall(drill: Drill) -> Outcome:
         fix.write_bytes(release.build(label="a fix for the stalled NNS"))
         change, package = recovery.release_change(fix, ())
         changes = recovery.Changes(change, package)
-        bundle = patiently(
+        bundle = drill.patiently(
             lambda: recovery.build(subnet.nodes[0].folder, changes, lambda _: None), 90
         )
         path.write_bytes(bundle.encode())
@@ -77,37 +75,39 @@ def nns_stall(drill: Drill) -> Outcome:
     with phases.phase("apply") as notes:
         short = bundle.with_ballots(tuple(b.encode() for b in signed[:2]))
         full = bundle.with_ballots(tuple(b.encode() for b in signed))
-        told = patiently(lambda: recovery.apply(short, subnet.nodes[0]))
+        told = drill.patiently(lambda: recovery.apply(short, subnet.nodes[0]))
         notes.append(f"2 of {told['needed']} signed: {told['state']}")
         for node in acting:
-            patiently(partial(recovery.apply, full, node))
+            drill.patiently(partial(recovery.apply, full, node))
         rows = recovery.status(subnet.nodes, drill.probe)
         notes.append("then " + ", ".join(f"{r['node']} {r['recovery']}" for r in rows))
     with phases.phase("resume") as notes:
-        lab.wait_for(
+        drill.wait_for(
             "a new certified NNS block",
             lambda: drill.certified_height(subnet) > bundle.recovery.height,
             90,
             0.05,
         )
-        rto = time.monotonic() - fault_at
+        rto = drill.now_s() - fault_at
         running = {(drill.status(n) or {}).get("replica_version") for n in acting}
         if running != {change.version}:
             raise NotVerified(f"the NNS resumed with the releases {running}")
         notes.append(f"the NNS is certified at {drill.certified_height(subnet)}")
     with phases.phase("govern again") as notes:
-        after = patiently(lambda: _memory(drill))
+        after = drill.patiently(lambda: _memory(drill))
         recovered = bundle.recovery.registry_version
-        lab.wait_for("the registry", lambda: patiently(drill.refresh).version >= recovered, 60)
+        drill.wait_for(
+            "the registry", lambda: drill.patiently(drill.refresh).version >= recovered, 60
+        )
         kept = after == before and drill.records.version == version + 1 == recovered
         payload = _notary_delay(drill, 41)
         number = drill.adopt("A change after the recovery", nns.UPDATE_SUBNET, payload, voter)
         wanted = drill.refresh().version
-        lab.wait_for("the application subnet", lambda: _follows(drill, wanted), 60)
+        drill.wait_for("the application subnet", lambda: _follows(drill, wanted), 60)
         notes.append(f"proposal {number} executed; application nodes hold registry {wanted}")
     with phases.phase("last node") as notes:
         last = subnet.nodes[3]
-        lab.wait_for("the node that had no part", lambda: _joined(drill, last, bundle), 120)
+        drill.wait_for("the node that had no part", lambda: _joined(drill, last, bundle), 120)
         moved = (drill.status(last) or {}).get("state_sync", {})
         notes.append(f"{last.name} signs again; {moved.get('bytes_fetched')} bytes fetched")
     with phases.phase("verify") as notes:
@@ -141,7 +141,7 @@ def _restart(drill: Drill, nodes: tuple[NodeEntry, ...]) -> None:
     for node in nodes:
         drill.supervisor.hold(node.folder)
         drill.supervisor.release(node.folder)
-    lab.wait_for("the restarted nodes", lambda: all(drill.status(n) for n in nodes), 60)
+    drill.wait_for("the restarted nodes", lambda: all(drill.status(n) for n in nodes), 60)
 
 
 def _halt(drill: Drill, node: NodeEntry, key: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 @dataclass
 class Phases:
     say: Callable[[str], None]
+    now_s: Callable[[], float]
     done: list[tuple[str, float, str]] = field(default_factory=list)
     """Name, seconds, what was seen."""
     on_phase: Callable[[str], None] = lambda _: None
@@ -21,10 +21,10 @@ class Phases:
     def phase(self, name: str) -> Iterator[list[str]]:
         """Time a phase; what the body appends to the list is shown beside it."""
         notes: list[str] = []
-        start = time.monotonic()
+        start = self.now_s()
         self.on_phase(name)
         yield notes
-        seconds = time.monotonic() - start
+        seconds = self.now_s() - start
         seen = self.witness()
         text = "; ".join([*notes, seen] if seen else notes)
         self.done.append((name, seconds, text))

@@ -7,15 +7,13 @@ must not notice.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cli import nns_client as nns
-from cli.lab import swarm as lab
 from cli.lab import variants
-from cli.lab.drill import Drill, Outcome, Voter, describe_settings, node_rows, patiently
+from cli.lab.drill import Drill, Outcome, Voter, describe_settings, node_rows
 from cli.recovery import governance as operators
 from replica.client.agent import CallRejected
 from replica.protocol import ballot as ballots
@@ -32,13 +30,13 @@ def canister_failure(drill: Drill) -> Outcome:
         fault_at, height = _roll_out(drill, LEDGER, variants.traps_on_every_call("ledger"), voter)
         notes.append(f"proposal {drill.proposals[-1]} installed a ledger that traps on every call")
     with drill.phases.phase("detect") as notes:
-        notes.append(_refusal(lambda: _ledger_state(drill)))
+        notes.append(_refusal(drill, lambda: _ledger_state(drill)))
     with drill.phases.phase("repair") as notes:
         _adopt_code(drill, LEDGER, variants.build("ledger"), voter)
         notes.append(f"proposal {drill.proposals[-1]}; root stopped, installed, started the ledger")
     with drill.phases.phase("serve again") as notes:
-        after = patiently(lambda: _ledger_state(drill))
-        rto = time.monotonic() - fault_at
+        after = drill.patiently(lambda: _ledger_state(drill))
+        rto = drill.now_s() - fault_at
         kept = bool(after == before)
         notes.append(f"{after['chain_length']} blocks, tip and balances as before: {kept}")
     return _close(drill, "canister-failure", rto, height, kept)
@@ -55,13 +53,15 @@ def root_failure(drill: Drill) -> Outcome:
         fault_at, height = _roll_out(drill, ROOT, variants.traps_on_every_call("root"), voter)
         notes.append(f"proposal {drill.proposals[-1]} installed a root that traps on every call")
     with drill.phases.phase("detect") as notes:
-        notes.append(_refusal(lambda: _adopt_code(drill, LEDGER, variants.build("ledger"), voter)))
+        notes.append(
+            _refusal(drill, lambda: _adopt_code(drill, LEDGER, variants.build("ledger"), voter))
+        )
     with drill.phases.phase("repair") as notes:
         _adopt_code(drill, ROOT, variants.build("root"), voter)
         notes.append(f"proposal {drill.proposals[-1]}; lifeline upgraded root")
     with drill.phases.phase("serve again") as notes:
         _adopt_code(drill, LEDGER, variants.build("ledger"), voter)
-        rto = time.monotonic() - fault_at
+        rto = drill.now_s() - fault_at
         after = operators.changes(drill.nns)
         kept = after[-len(before) :] == before and len(after) == len(before) + 1
         notes.append(f"root changes canisters again; its record of before is there: {kept}")
@@ -78,32 +78,32 @@ def governance_failure(drill: Drill) -> Outcome:
         fault_at, height = _roll_out(drill, GOVERNANCE, broken, voter)
         notes.append(f"proposal {drill.proposals[-1]} installed a governance that traps on votes")
     with drill.phases.phase("detect") as notes:
-        neuron = patiently(lambda: nns.default_neuron(drill.nns))
+        neuron = drill.patiently(lambda: nns.default_neuron(drill.nns))
         text = "A drill: can anybody vote on this?"
-        motion = patiently(lambda: nns.propose_motion(drill.nns, neuron, "A motion", text))
+        motion = drill.patiently(lambda: nns.propose_motion(drill.nns, neuron, "A motion", text))
         before = _neurons(drill)
-        notes.append(_refusal(lambda: voter.vote(motion)))
+        notes.append(_refusal(drill, lambda: voter.vote(motion)))
     with drill.phases.phase("operators propose") as notes:
         first = swarm.agent(swarm.nns, swarm.identity("operator-nns-0"))
-        told = patiently(lambda: _propose_once(drill, first, good))
+        told = drill.patiently(lambda: _propose_once(drill, first, good))
         notes.append(told)
     with drill.phases.phase("ballots offline") as notes:
-        shown = patiently(lambda: operators.pending(drill.nns))[0]
+        shown = drill.patiently(lambda: operators.pending(drill.nns))[0]
         files = [_sign_offline(drill.folder, shown, f"operator-nns-{i}", drill) for i in (1, 2)]
         short = ballots.from_plain(json.loads(files[0].read_text()))
-        told = patiently(lambda: _relay(drill, [short]))
+        told = drill.patiently(lambda: _relay(drill, [short]))
         if _running(drill) == sha256(good):
             raise NotVerified("n - f - 1 votes must change nothing")
         notes.append(told)
     with drill.phases.phase("relay") as notes:
         signed = ballots.from_plain(json.loads(files[1].read_text()))
-        told = patiently(lambda: _relay(drill, [signed]))
-        lab.wait_for("the repaired release", lambda: _running(drill) == sha256(good), 60)
+        told = drill.patiently(lambda: _relay(drill, [signed]))
+        drill.wait_for("the repaired release", lambda: _running(drill) == sha256(good), 60)
         notes.append(told)
     with drill.phases.phase("serve again") as notes:
         voter.vote(motion)
-        info = patiently(lambda: nns.wait_decided(drill.nns, motion))
-        rto = time.monotonic() - fault_at
+        info = drill.patiently(lambda: nns.wait_decided(drill.nns, motion))
+        rto = drill.now_s() - fault_at
         kept = info["status"] == 4 and _neurons(drill) == before
         notes.append(f"the motion of before is voted on and executed; neurons as before: {kept}")
     return _close(drill, "governance-failure", rto, height, kept)
@@ -123,13 +123,13 @@ def _up(drill: Drill) -> Voter:
 def _adopt_code(drill: Drill, target: CanisterId, module: bytes, voter: Voter) -> None:
     title = f"Install {sha256(module).hex()[:12]}"
     drill.adopt_action(title, nns.install_action(target, module), voter)
-    lab.wait_for("the module", lambda: _module(drill, target) == sha256(module), 60)
+    drill.wait_for("the module", lambda: _module(drill, target) == sha256(module), 60)
 
 
 def _roll_out(drill: Drill, target: CanisterId, module: bytes, voter: Voter) -> tuple[float, int]:
     """Install the broken release; return when, and the NNS's certified height then."""
     _adopt_code(drill, target, module, voter)
-    return time.monotonic(), drill.certified_height(drill.swarm.nns)
+    return drill.now_s(), drill.certified_height(drill.swarm.nns)
 
 
 def _module(drill: Drill, target: CanisterId) -> bytes | None:
@@ -137,7 +137,7 @@ def _module(drill: Drill, target: CanisterId) -> bytes | None:
         path = (b"canister", bytes(target), b"module_hash")
         return drill.nns.read_state([path], canister=target).leaf(*path)
 
-    found: bytes | None = patiently(read)
+    found: bytes | None = drill.patiently(read)
     return found
 
 
@@ -145,17 +145,17 @@ def _running(drill: Drill) -> bytes | None:
     return _module(drill, GOVERNANCE)
 
 
-def _refusal(action: Callable[[], Any]) -> str:
+def _refusal(drill: Drill, action: Callable[[], Any]) -> str:
     """Do what must fail because of the broken release; return how it failed."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
+    end = drill.now_s() + 60
+    while drill.now_s() < end:
         try:
             action()
         except (CallRejected, NotVerified, Rejected) as error:
             if variants.WORDS in str(error):
                 return f"it fails: {str(error)[-60:]}"
             raise
-        time.sleep(0.3)
+        drill.world.pause(0.3)
     raise NotVerified("the broken release works")
 
 
@@ -171,7 +171,7 @@ def _ledger_state(drill: Drill) -> dict[str, Any]:
 
 
 def _neurons(drill: Drill) -> list[tuple[int, int]]:
-    found = patiently(lambda: nns.own_neurons(drill.nns))
+    found = drill.patiently(lambda: nns.own_neurons(drill.nns))
     return sorted((n["id"]["id"], n["cached_neuron_stake_e8s"]) for n in found)
 
 

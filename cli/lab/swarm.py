@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
-import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cli.lab.ground import Ground
 from cli.lab.layout import Swarm
 from nns import genesis
 from replica.abi import bundle as bundles
 from replica.abi import v1
 from replica.client import release
-from replica.client.agent import Agent, CallRejected
+from replica.client.agent import Agent, CallRejected, World
 from replica.client.local_registry import LocalRegistry
 from replica.protocol import candid
 from replica.protocol.crypto.keys import Ed25519Key
@@ -78,21 +77,10 @@ class Options:
     poll_ms: int = 300
     trusted_bundles: tuple[bytes, ...] = ()
     """SHA-256 of bundles that may run on the application subnet, besides the journal."""
+    journal_entries: int = 400
+    """How many entries a drill on state sync writes first."""
     trace: bool = False
     """Whether replicas note which release executed which block."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Ask the system for ports nobody listens on now."""
-    sockets = []
-    for _ in range(count):
-        s = socket.socket()
-        s.bind(("127.0.0.1", 0))
-        sockets.append(s)
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def folder_of_bundle(name: str) -> Path:
@@ -105,13 +93,14 @@ def folder_of_bundle(name: str) -> Path:
     return Path(nns.__file__).parent / name
 
 
-def create(folder: Path, options: Options) -> Swarm:
+def create(folder: Path, options: Options, ground: Ground | None = None) -> Swarm:
     """Write a new swarm's folder: genesis, keys, release, node folders."""
+    ground = ground or Ground()
+    entropy = ground.world.entropy
     folder.mkdir(parents=True, exist_ok=True)
-    package = release.build()
-    package_hash = release.digest(package)
-    unpacked = release.unpack(package, folder / "published", package_hash)
-    initializer = Ed25519Key(secrets.token_bytes(32))
+    unpacked = ground.first_release(folder / "published")
+    package_hash = unpacked.name
+    initializer = Ed25519Key(entropy(32))
     journal = bundles.build(folder_of_bundle("journal"))
     common: dict[str, Any] = {
         "interval_length": options.interval_blocks - 1,
@@ -139,17 +128,18 @@ def create(folder: Path, options: Options) -> Swarm:
         release.version_of(package_hash),
         package_hash,
         initializer.principal,
-        free_ports(3 * count),
-        time.time_ns(),
+        ground.free_ports(3 * count),
+        ground.world.now_ns(),
         options.spare_nodes,
+        entropy,
     )
-    _write_identities(folder, initializer, made)
+    _write_identities(folder, initializer, made, entropy)
     _write_nodes(folder, made, options, unpacked)
     shutil.rmtree(unpacked)
     plain = {
         "root_key": made.root_key.hex(),
         "journal": str(JOURNAL),
-        "mirror_port": free_ports(1)[0],
+        "mirror_port": ground.free_ports(1)[0],
         "subnets": [
             {
                 "name": s.plan.name,
@@ -162,7 +152,7 @@ def create(folder: Path, options: Options) -> Swarm:
         "genesis": made.batch().hex(),
     }
     (folder / "swarm.json").write_text(json.dumps(plain, indent=1))
-    return Swarm.load(folder)
+    return Swarm.load(folder, ground.world)
 
 
 def _entry(node: genesis.NodeSecrets) -> dict[str, object]:
@@ -174,14 +164,19 @@ def _entry(node: genesis.NodeSecrets) -> dict[str, object]:
     }
 
 
-def _write_identities(folder: Path, initializer: Ed25519Key, made: genesis.Genesis) -> None:
+def _write_identities(
+    folder: Path,
+    initializer: Ed25519Key,
+    made: genesis.Genesis,
+    entropy: Callable[[int], bytes],
+) -> None:
     identities = folder / "identities"
     identities.mkdir(exist_ok=True)
     keys = {
         "initializer": initializer,
-        "default": Ed25519Key(secrets.token_bytes(32)),
-        "council": Ed25519Key(secrets.token_bytes(32)),
-        "community": Ed25519Key(secrets.token_bytes(32)),
+        "default": Ed25519Key(entropy(32)),
+        "council": Ed25519Key(entropy(32)),
+        "community": Ed25519Key(entropy(32)),
     }
     for node in made.nodes:
         keys[f"operator-{node.name}"] = Ed25519Key(node.operator_seed)
@@ -227,14 +222,19 @@ def _write_nodes(
 
 
 def wait_for(
-    what: str, condition: Callable[[], bool], timeout_s: float, every_s: float = 0.1
+    what: str,
+    condition: Callable[[], bool],
+    timeout_s: float,
+    every_s: float = 0.1,
+    world: World | None = None,
 ) -> None:
     """Raises: Unavailable when the condition does not come true in time."""
-    end = time.monotonic() + timeout_s
+    world = world or World()
+    end = world.monotonic_s() + timeout_s
     while not condition():
-        if time.monotonic() > end:
+        if world.monotonic_s() > end:
             raise Unavailable(f"waited {timeout_s:.0f} s in vain for: {what}")
-        time.sleep(every_s)
+        world.pause(every_s)
 
 
 def is_up(agent: Agent, url: str) -> bool:
@@ -250,7 +250,8 @@ def initialize(swarm: Swarm, say: Say) -> None:
     nns, app = swarm.agent(swarm.nns, key), swarm.agent(swarm.app, key)
     for agent in (nns, app):
         for url in agent.urls:
-            wait_for(f"{url} to certify a state", lambda u=url, a=agent: is_up(a, u), 60)  # type: ignore[misc]
+            up = partial(is_up, agent, url)
+            wait_for(f"{url} to certify a state", up, 60, world=swarm.world)
     say("subnets certify; installing the NNS canisters")
     from nns.governance.actions import neuron_subaccount, staking_account
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli import nns_client as nns
-from cli.lab import swarm as lab
 from cli.lab import workload
 from cli.lab.drill import Drill, Outcome, describe_settings, node_rows
 from cli.recovery import detect
 from replica.client import release
-from replica.client.agent import Agent
-from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import NotVerified, ReprisError
 
 CLIENTS = 4
@@ -27,10 +22,7 @@ def upgrade(drill: Drill) -> Outcome:
     swarm, phases, app = drill.swarm, drill.phases, drill.swarm.app
     with phases.phase("swarm up") as notes:
         drill.up()
-        clients = [
-            workload.Writer(swarm, Ed25519Key(secrets.token_bytes(32)), pad=256)
-            for _ in range(CLIENTS)
-        ]
+        clients = [drill.client(pad=256) for _ in range(CLIENTS)]
         for client in clients:
             client.start()
         notes.append(f"{describe_settings(drill)}; {CLIENTS + 1} clients write")
@@ -59,18 +51,18 @@ def upgrade(drill: Drill) -> Outcome:
         number = drill.adopt("Deploy the release", nns.DEPLOY_RELEASE, target, voter)
         notes.append(f"proposal {number}")
     with phases.phase("download ahead") as notes:
-        lab.wait_for("all nodes to hold it", lambda: _holding(drill, digest) == 4, 90)
+        drill.wait_for("all nodes to hold it", lambda: _holding(drill, digest) == 4, 90)
         running = [(drill.status(n) or {}).get("replica_version", "") for n in app.nodes]
         notes.append(f"4 of 4 nodes hold it, verified; {running.count(old)} still run the old one")
     with phases.phase("switch") as notes:
-        lab.wait_for("all nodes to run it", lambda: _running(drill, version) == 4, 120, 0.05)
+        drill.wait_for("all nodes to run it", lambda: _running(drill, version) == 4, 120, 0.05)
         switch = min(int((drill.status(n) or {"cup_height": 0})["cup_height"]) for n in app.nodes)
-        lab.wait_for("new blocks", lambda: drill.certified_height(app) > switch + 5, 60, 0.05)
+        drill.wait_for("new blocks", lambda: drill.certified_height(app) > switch + 5, 60, 0.05)
         pulse.stop()
         notes.append(f"at CUP height {switch}; block production paused {pulse.longest_s:.1f} s")
     with phases.phase("next CUP") as notes:
         interval = drill.options.interval_blocks
-        lab.wait_for(
+        drill.wait_for(
             "a CUP signed by the new release",
             lambda: all(
                 (drill.status(n) or {}).get("cup_height", 0) >= switch + interval for n in app.nodes
@@ -141,21 +133,20 @@ class Pulse:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._task = self.drill.ground.spawn(self._run)
 
     def _run(self) -> None:
-        probe = Agent([], self.drill.swarm.root_key, timeout_s=1.0)
-        height, since = -1, time.monotonic()
+        drill, probe = self.drill, self.drill.swarm.probe(1.0)
+        height, since = -1, drill.now_s()
         while not self._stop.is_set():
-            now = detect.certified_height(detect.look(self.drill.swarm.app, probe))
+            now = detect.certified_height(detect.look(drill.swarm.app, probe))
             if now > height:
-                moved = time.monotonic()
+                moved = drill.now_s()
                 if height >= 0:
                     self.longest_s = max(self.longest_s, moved - since)
                 height, since = now, moved
-            time.sleep(0.05)
+            drill.world.pause(0.05)
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(10)
+        self._task.join(10)

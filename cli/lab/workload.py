@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from cli.lab.ground import Task
 from cli.lab.layout import Swarm
 from cli.lab.swarm import folder_of_bundle
 from replica.client.agent import Agent, CallRejected
@@ -33,6 +35,7 @@ class Writer:
 
     swarm: Swarm
     key: Ed25519Key
+    spawn: Callable[[Callable[[], None]], Task]
     pad: int = 0
     """Extra characters per entry, to give the state some size."""
     acknowledged: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -50,8 +53,7 @@ class Writer:
         self._agent.urls = swarm.app.urls
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._task = self.spawn(self._run)
 
     def _run(self) -> None:
         sequence = 0
@@ -79,7 +81,7 @@ class Writer:
 
     def stop(self) -> None:
         self.request_stop()
-        self._thread.join(15)
+        self._task.join(15)
 
     @property
     def count(self) -> int:

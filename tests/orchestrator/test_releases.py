@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.lab.ground import Ground
 from cli.lab.mirror import Mirror
-from cli.lab.swarm import free_ports
 from orchestrator.releases import Releases
 from replica.abi.bundle import pack
 from replica.client import release
@@ -28,7 +28,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = free_ports(1)[0]
+        self.port = Ground().free_ports(1)[0]
         self.mirror = Mirror(folder / "mirror", self.port)
         self.mirror.start()
         self.said: list[str] = []
