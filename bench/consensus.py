@@ -90,7 +90,7 @@ def _empty_rounds(swarm: Swarm, probe: Agent) -> float:
 
 def _latencies(swarm: Swarm) -> list[float]:
     """Return how long single updates took from being sent to being certified, ascending."""
-    writer = workload.Writer(swarm, Ed25519Key(secrets.token_bytes(32)), Ground().spawn)
+    writer = workload.Writer(swarm, Ed25519Key(secrets.token_bytes(32)))
     writer.start()
     taken: list[float] = []
     seen, last = 0, time.monotonic()

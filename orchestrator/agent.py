@@ -91,7 +91,9 @@ class Orchestrator:
         """Why this orchestrator acts no more; empty: it does."""
         self.cups = CupProvider(settings, self.records, self._agent(1.5))
         self.attestor = Attestor(settings, self._agent(3.0), surroundings.replay)
-        self.releases = Releases(settings, self.records, self._peer_orchestrators, self.log)
+        self.releases = Releases(
+            settings, self.records, self._peer_orchestrators, self.log, surroundings.world
+        )
         self.receiver = KeyReceiver(settings, self.records, self._agent(1.5), self.log)
         self.process = surroundings.process
         self.recovery = NnsRecovery(
@@ -101,6 +103,8 @@ class Orchestrator:
             self.releases,
             lambda reason: self._act(StopReplica(reason)),
             self.log,
+            surroundings.world,
+            surroundings.replay,
         )
         self.lock = threading.Lock()
         self.checks = 0

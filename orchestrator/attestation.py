@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from replica.client.agent import Agent
 from replica.protocol import canonical
 from replica.protocol.attestation import Attestation
 from replica.protocol.errors import Conflict, Rejected
 from replica.protocol.ids import Epoch, Height, RegistryVersion, SubnetId
+from replica.protocol.nns_recovery import Order
 from replica.runtime.journal import sync_directory
 from replica.runtime.settings import NodeSettings
 
-Replay = Callable[[Path, Path, int, Path], dict[str, Any]]
-"""(release, node's folder, height, where to) to what `replica.replay.replay` returns."""
+
+class Replay(Protocol):
+    def __call__(
+        self, release: Path, node: Path, height: int, out: Path, order: Order | None = None
+    ) -> dict[str, Any]:
+        """Replay a node's blocks up to a height; see `replica.replay.replay`."""
+        ...
 
 
 class Attestor:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.attestation import keep_checkpoint
+from orchestrator.attestation import Replay, keep_checkpoint
 from orchestrator.cup_provider import CupProvider
 from orchestrator.releases import Releases
 from replica.client import nns_recovery as judging
-from replica.client import release, replaying
-from replica.client.agent import Agent
+from replica.client import release
+from replica.client.agent import Agent, Task, World
 from replica.client.local_registry import LocalRegistry
 from replica.client.nns_recovery import Verdict
 from replica.protocol import ballot as ballots
@@ -45,8 +45,11 @@ class NnsRecovery:
         releases: Releases,
         stop_replica: Callable[[str], None],
         log: Callable[[str], None],
+        world: World,
+        replay: Replay,
     ) -> None:
         self.settings, self.records, self.cups = settings, records, cups
+        self.world, self.replay = world, replay
         self.releases, self.stop_replica, self.log = releases, stop_replica, log
         self.staged_path = settings.folder / "nns_recovery.staged"
         self.applied_path = settings.folder / "nns_recovery.applied"
@@ -54,7 +57,7 @@ class NnsRecovery:
         self._staged = self._read(self.staged_path)
         self._applied = self._read(self.applied_path)
         self._judged: tuple[object, Verdict] | None = None
-        self._replay: threading.Thread | None = None
+        self._replaying: Task | None = None
         self._replayed: bytes | None = None
         """Subject of the recovery whose state was tried to be replayed here."""
         self.note = ""
@@ -78,7 +81,7 @@ class NnsRecovery:
                 self.records,
                 local,
                 self._applied,
-                int(time.time()),
+                self.world.now_ns() // 10**9,
             )
             self._judged = (seen, verdict)
         return self._judged[1]
@@ -101,7 +104,7 @@ class NnsRecovery:
         subject = nns_recovery.halt_subject(self.settings.node, subnet, status["epoch"])
         if order.purpose != ballots.NODE_HALT or order.subject != subject:
             raise NotAuthorized("the order is for another node or epoch")
-        if order.deadline_s < time.time():
+        if order.deadline_s < self.world.now_ns() // 10**9:
             raise NotAuthorized("the order is too old")
         self.settings.promise(status["epoch"], status["registry_version"])
         self.log(f"halts in epoch {status['epoch']}: ordered by its operator")
@@ -186,11 +189,8 @@ class NnsRecovery:
         subject = bundle.recovery.subject
         if self._replayed == subject:
             return True
-        if self._replay is None or not self._replay.is_alive():
-            self._replay = threading.Thread(
-                target=self._try_replay, args=(bundle, subject), daemon=True
-            )
-            self._replay.start()
+        if self._replaying is None or not self._replaying.is_alive():
+            self._replaying = self.world.spawn(partial(self._try_replay, bundle, subject))
         return False
 
     def _try_replay(self, bundle: Bundle, subject: bytes) -> None:
@@ -200,7 +200,7 @@ class NnsRecovery:
             if local is None:
                 raise NotFound("this node has no catch-up package")
             before = self.records.view(recovery.subnet, local.registry_version).replica_version
-            result = replaying.run(
+            result = self.replay(
                 self.releases.folder(before),
                 self.settings.folder,
                 recovery.state_height,

@@ -8,14 +8,15 @@ orchestrators, which hand on what they hold.
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx2
 
 from replica.client import local_registry as keys
 from replica.client import release
+from replica.client.agent import Task, World
 from replica.client.local_registry import LocalRegistry
 from replica.protocol.errors import NotFound, ReprisError, Unavailable
 from replica.protocol.messages import ic_pb2 as pb
@@ -34,11 +35,13 @@ class Releases:
         records: LocalRegistry,
         peers: Callable[[], list[str]],
         log: Callable[[str], None],
+        world: World,
     ) -> None:
         """`peers`: base URLs of the other orchestrators of this node's subnet."""
         self.settings, self.records, self.peers, self.log = settings, records, peers, log
+        self.world = world
         self.root = settings.releases
-        self._thread: threading.Thread | None = None
+        self._download_task: Task | None = None
         self._used: list[str] = []
         self.last_error = ""
 
@@ -70,14 +73,13 @@ class Releases:
 
     def prepare(self, versions: list[str]) -> None:
         """Begin to download what is missing of these, and drop what is older than two releases."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._download_task is not None and self._download_task.is_alive():
             return
         missing = [v for v in versions if not self.has(v)]
         if not missing:
             self._prune(versions)
             return
-        self._thread = threading.Thread(target=self._download, args=(missing[0],), daemon=True)
-        self._thread.start()
+        self._download_task = self.world.spawn(partial(self._download, missing[0]))
 
     def _download(self, version: str) -> None:
         try:
@@ -103,12 +105,12 @@ class Releases:
             self.log(f"release {version[:12]} is here, verified")
             self.last_error = ""
             return
-        threading.Event().wait(RETRY_S)
+        self.world.pause(RETRY_S)
 
     def _get(self, url: str) -> bytes:
         body = bytearray()
         with (
-            httpx2.Client(timeout=10.0, trust_env=False) as client,
+            self.world.client(10.0) as client,
             client.stream("GET", url) as response,
         ):
             response.raise_for_status()

@@ -181,6 +181,7 @@ class Replica:
     on_certified: Callable[[], None] = field(default=lambda: None)
     begin_sync: Callable[[Height, bytes], None] = field(default=lambda _height, _root: None)
     """Called to have `sync` run beside consensus."""
+    log: Callable[[str], None] = log
     statistics: SyncStatistics = field(default_factory=SyncStatistics)
 
     def __post_init__(self) -> None:
@@ -195,7 +196,7 @@ class Replica:
             self.subnet,
             self.store,
             Surroundings(surroundings.policy, surroundings.topology),
-            log=log,
+            log=self.log,
         )
         self.ingress = IngressPool(lambda id_: id_ in self.state._tip.ingress)
         self._adverts: dict[NodeId, tuple[tuple[int, bytes], ...]] = {}
@@ -219,7 +220,7 @@ class Replica:
             registry=self.registry,
             state=self.state,
             payloads=self.ingress,
-            log=log,
+            log=self.log,
             may_sign=self._may_sign,
         )
         self.driver = consensus.Driver(context, self.package, now)
@@ -231,7 +232,7 @@ class Replica:
         restored = [artifacts.decode(r) for r in self.journal.records]
         self.journal.records = []
         self.driver.restore(restored, now)
-        log(
+        self.log(
             f"starts at CUP {self.package.height} (epoch {self.package.epoch}), state "
             f"{self.state.latest_height}, {len(restored)} artifacts"
         )
@@ -251,7 +252,7 @@ class Replica:
             plain = json.loads(path.read_text())
             salt = plain.get("salt", "").encode()
             self.state.fault = StateFault(plain["diverge_at_height"], plain["epoch"], salt)
-            log(f"FAULT: will compute another state at height {plain['diverge_at_height']}")
+            self.log(f"FAULT: will compute another state at height {plain['diverge_at_height']}")
 
     def peers(self) -> list[Peer]:
         """Return the members by the newest registry, and who still has a part in this interval."""
@@ -315,9 +316,9 @@ class Replica:
             self._trace(effect.batch)
             if result.moved_rows:
                 took = (self.monotonic() - began) / 1e9
-                log(f"an upgrade moved {result.moved_rows} rows in {took:.2f} s")
+                self.log(f"an upgrade moved {result.moved_rows} rows in {took:.2f} s")
             for canister, line in result.logs:
-                log(f"[{canister.short}] {line}")
+                self.log(f"[{canister.short}] {line}")
             self.driver.executed(effect.batch.height)
             self.wake()
         elif isinstance(effect, consensus.DeliverCertification):
@@ -336,7 +337,7 @@ class Replica:
             self._set_aside_diverged(effect.height)
         elif isinstance(effect, consensus.Misbehaved):
             kind = type(effect.artifact).__name__
-            log(f"invalid {kind} at {effect.artifact.height}: {effect.reason}")
+            self.log(f"invalid {kind} at {effect.artifact.height}: {effect.reason}")
 
     def _trace(self, batch: Batch) -> None:
         """Drills only: note which release executed which data block."""
@@ -354,11 +355,11 @@ class Replica:
         keep += [artifacts.encode(a) for a in self.driver.certifications.validated]
         self.journal.rewrite(keep)
         self.state.forget_below(package.height)
-        log(f"CUP {package.height} state {package.state_hash.hex()[:12]}")
+        self.log(f"CUP {package.height} state {package.state_hash.hex()[:12]}")
 
     def _set_aside_diverged(self, height: Height) -> None:
         """Our state is not what the subnet certified: drop it and start over from the CUP."""
-        log(f"DIVERGED at height {height}: others certified another state; starting over")
+        self.log(f"DIVERGED at height {height}: others certified another state; starting over")
         if self.package.height:
             aside = self.settings.data / "diverged_checkpoints"
             shutil.rmtree(aside, ignore_errors=True)
@@ -381,21 +382,21 @@ class Replica:
                 self.settings.node,
                 self.link.request_state,
                 self._advertisers,
-                log,
+                self.log,
             )
-            log(f"state sync to height {height} begins")
+            self.log(f"state sync to height {height} begins")
             fetched = await fetcher.fetch(height, root, base)
             self.state.install_synced(fetched.folder, height, root, self.package.epoch)
             shutil.rmtree(fetched.folder.parent, ignore_errors=True)
             self.statistics.syncs += 1
             self.statistics.bytes_fetched += fetched.bytes_fetched
             self.statistics.bytes_reused += fetched.bytes_reused
-            log(
+            self.log(
                 f"state sync to height {height} done: {fetched.bytes_fetched} bytes fetched, "
                 f"{fetched.bytes_reused} reused"
             )
         except (ReprisError, OSError) as error:
-            log(f"state sync to height {height} failed: {error}")
+            self.log(f"state sync to height {height} failed: {error}")
             await asyncio.sleep(0.5)
         finally:
             self.syncing = False
@@ -412,13 +413,13 @@ class Replica:
         try:
             self.ingress.add(decode_cached(raw, self.clock()))
         except ReprisError as error:
-            log(f"a peer passed on a bad request: {error}")
+            self.log(f"a peer passed on a bad request: {error}")
 
     def _on_advert(self, node: NodeId, advert: wire.Advert) -> None:
         self._adverts[node] = advert.states
 
     def _on_invalid(self, node: NodeId, reason: str) -> None:
-        log(f"{node.short} sent something invalid: {reason}")
+        self.log(f"{node.short} sent something invalid: {reason}")
 
     def _advertisers(self, height: int, root: bytes) -> list[NodeId]:
         return [

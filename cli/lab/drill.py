@@ -88,7 +88,7 @@ class Drill:
     def client(self, pad: int) -> workload.Writer:
         """Return a client of its own, not started yet, that writes to the journal."""
         key = Ed25519Key(self.world.entropy(32))
-        return workload.Writer(self.swarm, key, self.ground.spawn, pad=pad)
+        return workload.Writer(self.swarm, key, pad=pad)
 
     def wait_for(
         self, what: str, condition: Callable[[], bool], timeout_s: float, every_s: float = 0.1

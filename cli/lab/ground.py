@@ -6,8 +6,7 @@ Simulations put another ground under the same scenarios.
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,12 +14,6 @@ from cli.lab.mirror import Mirror
 from cli.lab.supervisor import Supervisor
 from replica.client import release
 from replica.client.agent import World
-
-
-class Task(Protocol):
-    """Something that runs beside."""
-
-    def join(self, timeout: float | None = None) -> None: ...
 
 
 class Processes(Protocol):
@@ -73,8 +66,3 @@ class Ground:
 
     def mirror(self, folder: Path, port: int) -> Published:
         return Mirror(folder, port)
-
-    def spawn(self, work: Callable[[], None]) -> Task:
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        return thread

@@ -133,7 +133,7 @@ class Pulse:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        self._task = self.drill.ground.spawn(self._run)
+        self._task = self.drill.world.spawn(self._run)
 
     def _run(self) -> None:
         drill, probe = self.drill, self.drill.swarm.probe(1.0)

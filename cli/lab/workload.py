@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cli.lab.ground import Task
 from cli.lab.layout import Swarm
 from cli.lab.swarm import folder_of_bundle
 from replica.client.agent import Agent, CallRejected
@@ -35,7 +33,6 @@ class Writer:
 
     swarm: Swarm
     key: Ed25519Key
-    spawn: Callable[[Callable[[], None]], Task]
     pad: int = 0
     """Extra characters per entry, to give the state some size."""
     acknowledged: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -53,7 +50,7 @@ class Writer:
         self._agent.urls = swarm.app.urls
 
     def start(self) -> None:
-        self._task = self.spawn(self._run)
+        self._task = self.swarm.world.spawn(self._run)
 
     def _run(self) -> None:
         sequence = 0

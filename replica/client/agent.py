@@ -8,11 +8,12 @@ it was not and will not be executed.
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import httpx2
 
@@ -39,6 +40,13 @@ class CallRejected(Rejected):
         self.reject_code, self.error_code = reject_code, error_code
 
 
+class Task(Protocol):
+    """Something that runs beside."""
+
+    def join(self, timeout: float | None = None) -> None: ...
+    def is_alive(self) -> bool: ...
+
+
 @dataclass
 class World:
     """What surrounds an agent: time, sockets, entropy, threads. Simulations have another one."""
@@ -51,7 +59,13 @@ class World:
     def client(self, timeout_s: float) -> httpx2.Client:
         return httpx2.Client(timeout=timeout_s, trust_env=False)
 
+    def spawn(self, work: Callable[[], None]) -> Task:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread
+
     def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Do something with each of them at once; return the results in their order."""
         with ThreadPoolExecutor(max_workers=AT_ONCE_MAX) as pool:
             return list(pool.map(work, items))
 

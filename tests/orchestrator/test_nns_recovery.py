@@ -15,7 +15,8 @@ from orchestrator.cup_provider import CupProvider
 from orchestrator.nns_recovery import NnsRecovery
 from orchestrator.releases import Releases
 from replica.client import local_registry as keys
-from replica.client.agent import Agent
+from replica.client import replaying
+from replica.client.agent import Agent, World
 from replica.client.local_registry import LocalRegistry, VersionedRecords
 from replica.protocol import ballot as ballots
 from replica.protocol import canonical, certificate, hash_tree, nns_recovery
@@ -200,17 +201,24 @@ class Node:
 
     def open(self) -> None:
         """Start, or start again after a crash."""
-        releases = Releases(self.settings, self.records, list, self.said.append)
+        releases = Releases(self.settings, self.records, list, self.said.append, World())
         self.recovery = NnsRecovery(
-            self.settings, self.records, self.cups, releases, self.stops.append, self.said.append
+            self.settings,
+            self.records,
+            self.cups,
+            releases,
+            self.stops.append,
+            self.said.append,
+            World(),
+            replaying.run,
         )
 
     def run(self) -> None:
         """Let it do what it would do in a few checks."""
         for _ in range(6):
             self.recovery.step()
-            if self.recovery._replay is not None:
-                self.recovery._replay.join()
+            if self.recovery._replaying is not None:
+                self.recovery._replaying.join()
 
     @property
     def height(self) -> int:

@@ -13,6 +13,7 @@ from cli.lab.mirror import Mirror
 from orchestrator.releases import Releases
 from replica.abi.bundle import pack
 from replica.client import release
+from replica.client.agent import World
 from replica.client.local_registry import LocalRegistry, replica_version
 from replica.protocol.errors import LimitExceeded, Malformed, NotFound, NotVerified, Unavailable
 from replica.protocol.ids import NodeId, Principal, RegistryVersion
@@ -48,7 +49,9 @@ class Site:
             1,
         )
         self.records = LocalRegistry(settings.registry_path, writable=True)
-        self.releases = Releases(settings, self.records, lambda: self.peers, self.said.append)
+        self.releases = Releases(
+            settings, self.records, lambda: self.peers, self.said.append, World()
+        )
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.port}/{name}"
@@ -103,7 +106,7 @@ def test_a_wrong_hash_is_refused_and_the_next_source_is_asked(site: Site) -> Non
     assert not site.releases.has("a1")
     assert [p.name for p in site.releases.root.iterdir()] == []
     site.elect("b2", bad, missing, site.publish("b2"))
-    until(lambda: not site.releases._thread or not site.releases._thread.is_alive())
+    until(lambda: not site.releases._download_task or not site.releases._download_task.is_alive())
     site.releases.prepare(["b2"])
     until(lambda: site.releases.has("b2"))
 
@@ -123,7 +126,9 @@ def test_two_releases_are_kept(site: Site) -> None:
     for wanted in (["a1"], ["a1", "b2"], ["b2"], ["b2", "c3"], ["c3"]):
         site.releases.prepare(wanted)
         until(lambda w=wanted: all(site.releases.has(v) for v in w))  # type: ignore[misc]
-        until(lambda: not site.releases._thread or not site.releases._thread.is_alive())
+        until(
+            lambda: not site.releases._download_task or not site.releases._download_task.is_alive()
+        )
         site.releases.prepare(wanted)
     held = {p.name for p in site.releases.root.iterdir() if p.is_dir()}
     assert held == {digests["b2"], digests["c3"]}
