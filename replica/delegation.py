@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -18,11 +19,17 @@ REFRESH_S = 600.0
 RETRY_S = 0.3
 
 
-async def keep_delegation(replica: Replica) -> None:
+def http_client() -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(timeout=5.0, trust_env=False)
+
+
+async def keep_delegation(
+    replica: Replica, connect: Callable[[], httpx2.AsyncClient] = http_client
+) -> None:
     """Fetch the delegation and renew it now and then; the root subnet needs none."""
     if replica.subnet == replica.records.nns():
         return
-    async with httpx2.AsyncClient(timeout=5.0, trust_env=False) as client:
+    async with connect() as client:
         position = 0
         while True:
             url = replica.settings.nns_urls[position % len(replica.settings.nns_urls)]

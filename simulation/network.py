@@ -7,7 +7,7 @@ sent us, and bytes that came before are not decoded again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 from replica.p2p import gossip
@@ -86,17 +86,19 @@ class Network:
 
     def _pass_on_late(self, source: int, artifact: Artifact) -> None:
         raw = artifacts.encode(artifact)
-        for target in range(self.size):
-            if target != source:
-                shown = self._evidence.get((source, target))
-                if shown is None or not shown.covers(artifact):
-                    self._offer(source, target, raw)
+        for target in self.targets(source):
+            shown = self._evidence.get((source, target))
+            if shown is None or not shown.covers(artifact):
+                self._offer(source, target, raw)
 
     def broadcast(self, source: int, artifact: Artifact) -> None:
         raw = artifacts.encode(artifact)
-        for target in range(self.size):
-            if target != source:
-                self._offer(source, target, raw)
+        for target in self.targets(source):
+            self._offer(source, target, raw)
+
+    def targets(self, source: int) -> Iterable[int]:
+        """Return whom a node sends to: everybody else."""
+        return [target for target in range(self.size) if target != source]
 
     def send(self, source: int, target: int, artifact: Artifact) -> None:
         self._offer(source, target, artifacts.encode(artifact))

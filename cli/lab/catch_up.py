@@ -109,7 +109,7 @@ def _fill(drill: Drill, count: int) -> None:
 
 def _two_cups(drill: Drill) -> None:
     first = signed_cup_height(drill)
-    interval = drill.options.interval_blocks
+    interval = drill.interval_blocks
     drill.wait_for("two more CUPs", lambda: signed_cup_height(drill) >= first + 2 * interval, 90)
 
 

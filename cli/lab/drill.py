@@ -60,6 +60,7 @@ class Drill:
     ) -> None:
         self.folder, self.options, self.say = folder, options, say
         self.ground = ground or Ground()
+        self.interval_blocks = options.interval_blocks or lab.INTERVAL_BLOCKS
         self.world = self.ground.world
         self.now_s = self.world.monotonic_s
         on_phase = kill.strike if kill else lambda _: None

@@ -98,7 +98,8 @@ def run(
     """Run a scenario on a fresh swarm in a folder of its own; always takes the swarm down."""
     scenario = SCENARIOS[name]
     options = replace(options, trace=scenario.trace, spare_nodes=scenario.spare_nodes)
-    options = replace(options, interval_blocks=scenario.interval_blocks)
+    interval = options.interval_blocks or scenario.interval_blocks
+    options = replace(options, interval_blocks=interval)
     folder = keep if keep is not None else Path(tempfile.mkdtemp(prefix="reprise-drill-"))
     killer = Killer(kill_offset) if kill_offset is not None else None
     drill = Drill(folder, options, say, killer, ground)

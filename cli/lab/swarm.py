@@ -37,6 +37,7 @@ from replica.protocol.ids import (
 from replica.protocol.registry_transport import Delta, encode_batch
 
 E8S = 100_000_000
+INTERVAL_BLOCKS = 100
 JOURNAL = canister_id(1 << 20)
 GENESIS_STAKES_E8S = {"default": 1_000 * E8S, "council": 1_000 * E8S, "community": 100 * E8S}
 """Stake by identity: nobody decides alone, default and council together do."""
@@ -66,8 +67,8 @@ class Options:
     app_nodes: int = 4
     spare_nodes: int = 0
     """Registered nodes that are in no subnet."""
-    interval_blocks: int = 100
-    """Heights from one CUP to the next."""
+    interval_blocks: int | None = None
+    """Heights from one CUP to the next; None: 100, or what a drill needs."""
     notary_delay_ms: int = 40
     unit_delay_ms: int = 400
     nns_notary_delay_ms: int | None = None
@@ -103,7 +104,7 @@ def create(folder: Path, options: Options, ground: Ground | None = None) -> Swar
     initializer = Ed25519Key(entropy(32))
     journal = bundles.build(folder_of_bundle("journal"))
     common: dict[str, Any] = {
-        "interval_length": options.interval_blocks - 1,
+        "interval_length": (options.interval_blocks or INTERVAL_BLOCKS) - 1,
         "unit_delay_ms": options.unit_delay_ms,
         "notary_delay_ms": options.notary_delay_ms,
         "backoff_ms": options.backoff_ms,

@@ -61,7 +61,7 @@ def upgrade(drill: Drill) -> Outcome:
         pulse.stop()
         notes.append(f"at CUP height {switch}; block production paused {pulse.longest_s:.1f} s")
     with phases.phase("next CUP") as notes:
-        interval = drill.options.interval_blocks
+        interval = drill.interval_blocks
         drill.wait_for(
             "a CUP signed by the new release",
             lambda: all(

@@ -260,8 +260,9 @@ def _content_fault(reader: Reader, proposal: BlockProposal) -> str | None:
     if context.certified_height > state.certified_height:
         return ""
     # A stalled clock must not stop the subnet: time also passes since the parent was seen.
+    # (A recovery's package is from the future: it is later than all that may have been finalized.)
     parent_seen = reader.pool.validated.first_time_at(Notarization, parent.height)
-    elapsed = reader.now_ns - parent_seen if parent_seen is not None else 0
+    elapsed = reader.now_ns - (reader.pool_started_ns if parent_seen is None else parent_seen)
     here = max(reader.wall_ns, before.time_ns + elapsed)
     if not reader.is_due(reader.now_ns + context.time_ns - CLOCK_SLACK_NS - here):
         return ""

@@ -6,6 +6,8 @@ plans lie under tests/scenarios.
 
 from __future__ import annotations
 
+import pytest
+
 from replica.client import local_registry as keys
 from replica.client.local_registry import VersionedRecords
 from replica.consensus import driver as d
@@ -13,9 +15,10 @@ from replica.consensus.reader import GAP_MAX, Status
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
 from replica.protocol.registry_transport import Mutation
+from simulation import genesis
 from simulation.genesis import publish
 from simulation.plan import Fault, Plan
-from simulation.scheduler import SECOND
+from simulation.scheduler import GENESIS_NS, SECOND
 from simulation.subnet import Node, World
 
 
@@ -140,3 +143,14 @@ def test_a_recovery_starts_key_generation_at_its_own_registry_version() -> None:
     summary = package.summary
     assert summary.registry_version == summary.next_registry_version == package.epoch == 2
     assert summary.receivers == world.members()
+
+
+def test_the_first_blocks_after_a_package_from_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recovery's package is later than all clocks; blocks still follow at their usual pace.
+
+    They did only while the notary delay was below the slack that clocks are given.
+    """
+    monkeypatch.setattr(genesis, "GENESIS_NS", GENESIS_NS + 100 * SECOND)
+    monkeypatch.setattr(genesis, "NOTARY_DELAY_MS", 300)
+    world = World(4, Plan())
+    assert world.run(lambda: world.finalized_height() >= 5, 10 * SECOND)

@@ -1,0 +1,118 @@
+"""What must hold of a whole swarm, seen from outside; names as in docs/guarantees.md.
+
+Everything is kept by subnet and epoch: a recovery opens a new one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replica.client import local_registry as keys
+from replica.consensus import driver as consensus
+from replica.protocol.artifacts import (
+    Artifact,
+    Cup,
+    FinalizationShare,
+    NotarizationShare,
+)
+from replica.protocol.ids import SubnetId
+from simulation.checker import Violation
+
+if TYPE_CHECKING:
+    from simulation.system.machine import ReplicaProcess
+    from simulation.system.swarm import System
+
+Place = tuple[SubnetId, int, int]
+"""Subnet, epoch, height."""
+
+
+class SystemChecker:
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.finalized: dict[Place, bytes] = {}
+        self.certified: dict[Place, bytes] = {}
+        self.cups: dict[Place, bytes] = {}
+        self.notarization_signed: dict[tuple[int, Place], set[bytes]] = {}
+        self.finalization_signed: dict[tuple[int, Place], bytes] = {}
+        self.top_certified: dict[SubnetId, int] = {}
+        self._cup_heights: dict[int, int] = {}
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    def _same(self, table: dict[Place, bytes], place: Place, value: bytes, what: str) -> None:
+        if table.setdefault(place, value) != value:
+            raise Violation(f"two different {what} at height {place[2]} of epoch {place[1]}")
+
+    def seen(self, process: ReplicaProcess, effect: consensus.Effect) -> None:
+        """One effect that a replica has carried out."""
+        real = process.real
+        assert real is not None
+        epoch = real.driver.chain.cup.epoch
+        match effect:
+            case consensus.Send(artifact):
+                self._signed(process, artifact, epoch)
+            case consensus.DeliverCertification(certification):
+                place = (real.subnet, epoch, certification.height)
+                self._same(self.certified, place, certification.root, "certified states")  # S7
+                top = self.top_certified.get(real.subnet, 0)
+                self.top_certified[real.subnet] = max(top, certification.height)
+            case consensus.AdoptCup(package):
+                place = (real.subnet, epoch, package.height)
+                self._same(self.cups, place, package.content, "catch-up packages")  # S8
+                self._check_cup(process, package.height)
+                self.system.counts["catch-up packages"] += 1
+
+    def _check_cup(self, process: ReplicaProcess, height: int) -> None:
+        """S9: a replica's package never goes back."""
+        before = self._cup_heights.get(process.number, 0)
+        if height <= before:
+            raise Violation(f"{process.it.name} went back from CUP {before} to {height}")
+        self._cup_heights[process.number] = height
+
+    def _signed(self, process: ReplicaProcess, artifact: Artifact, epoch: int) -> None:
+        """S3, and the promise of an attestation."""
+        signer = getattr(artifact, "signer", getattr(artifact, "maker", None))
+        if signer != process.it.node or isinstance(artifact, Cup):
+            return
+        assert process.real is not None
+        self._check_promise(process, epoch)
+        place = (process.real.subnet, epoch, artifact.height)
+        key = (process.machine, place)
+        if isinstance(artifact, NotarizationShare):
+            self.notarization_signed.setdefault(key, set()).add(artifact.block)
+            final = self.finalization_signed.get(key)
+            if final is not None and final != artifact.block:
+                raise Violation(f"{process.it.name} notarizes a second block after finalizing")
+        elif isinstance(artifact, FinalizationShare):
+            if self.finalization_signed.setdefault(key, artifact.block) != artifact.block:
+                raise Violation(f"{process.it.name} finalizes two blocks at {artifact.height}")
+            if self.notarization_signed.get(key, set()) - {artifact.block}:
+                raise Violation(f"{process.it.name} finalizes after notarizing another block")
+
+    def _check_promise(self, process: ReplicaProcess, epoch: int) -> None:
+        promised = process.it.settings.promised_epoch()
+        if promised is None or promised[0] != epoch:
+            return
+        assert process.real is not None
+        records, subnet = process.real.records, process.real.subnet
+        raw = records.view(subnet, records.version)
+        if records.version <= promised[1] or raw.is_halted:
+            raise Violation(f"{process.it.name} signs in an epoch in which it promised not to")
+
+    def look(self, process: ReplicaProcess) -> None:
+        """S1, and S17: the release is the one of the package's registry version."""
+        real = process.real
+        assert real is not None
+        chain, epoch = real.driver.chain, real.driver.chain.cup.epoch
+        last_epoch, last = self._seen.get(process.machine, (-1, 0))
+        first = last + 1 if last_epoch == epoch else chain.cup.height + 1
+        for height in range(first, chain.finalized_height + 1):
+            entry = chain.finalized_block(height)
+            if entry is not None:
+                place = (real.subnet, epoch, height)
+                self._same(self.finalized, place, entry.hash, "finalized blocks")
+        if last_epoch != epoch:
+            view = real.records.view(real.subnet, real.package.registry_version)
+            if view.replica_version != real.version:
+                raise Violation(f"{process.it.name} runs another release than its CUP says (S17)")
+            assert real.records.get(keys.subnet_record(real.subnet)) is not None
+        self._seen[process.machine] = (epoch, chain.finalized_height)

@@ -1,0 +1,460 @@
+"""One simulated machine: its folder, its orchestrator, its replica; both the real ones.
+
+Threads are fibers here, sockets are `sockets.Wires`, and processes are objects that are dropped:
+what they had in memory is gone, what they had written durably lies in the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import httpx2
+
+from orchestrator import agent as orchestrators
+from orchestrator.replica_process import BACKOFF_NS_MAX, BACKOFF_NS_MIN, HEALTHY_NS
+from replica import node as replicas
+from replica import replay as replaying
+from replica.client.local_registry import LocalRegistry
+from replica.consensus import driver as consensus
+from replica.delegation import keep_delegation
+from replica.http import app as http
+from replica.p2p import wire
+from replica.p2p.transport import Peer
+from replica.protocol import cup
+from replica.protocol.artifacts import Artifact
+from replica.protocol.errors import ReprisError
+from replica.protocol.ids import Height, NodeId
+from replica.protocol.nns_recovery import Order
+from replica.runtime import settings as node_settings
+from simulation.checker import Violation
+from simulation.scheduler import MS, draw
+from simulation.system.fibers import Fiber
+from simulation.system.sockets import AsyncTransport, Reply, Surroundings
+
+if TYPE_CHECKING:
+    from simulation.system.swarm import System
+
+START_MS, START_SPREAD_MS = 150, 300
+"""How long a process takes to come up."""
+REGISTRY_POLL_NS, ADVERT_NS = 200 * MS, 500 * MS
+REPLAY_NS = 300 * MS
+
+
+class Process:
+    """Fibers that die together."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.alive = True
+        self._fibers: list[Fiber] = []
+
+    def spawn(self, work: Callable[[], None]) -> Fiber:
+        fiber = self.system.fibers.spawn(work)
+        self._fibers = [f for f in self._fibers if not f.ended]
+        self._fibers.append(fiber)
+        return fiber
+
+    def sleep(self, ns: int) -> None:
+        self.system.fibers.sleep(ns)
+
+    def is_up(self) -> bool:
+        return self.alive
+
+    def kill(self) -> None:
+        self.alive = False
+        for fiber in self._fibers:
+            fiber.kill()
+
+
+class Machine:
+    def __init__(self, system: System, index: int, folder: Path) -> None:
+        self.system, self.index, self.folder = system, index, folder
+        self.settings = node_settings.load(folder)
+        self.node = self.settings.node
+        self.name = folder.name
+        self.held = True
+        self.paused = False
+        self.torn = False
+        """The replica's next step is cut short by a crash."""
+        self.full_disk = False
+        self.skew_ns = 0
+        self.orchestrator: OrchestratorProcess | None = None
+        self.replica: ReplicaProcess | None = None
+
+    def now_ns(self) -> int:
+        """What this machine's clock shows."""
+        return self.system.now + self.skew_ns
+
+    def entropy(self, count: int) -> bytes:
+        return self.system.entropy(self.name, count)
+
+    def start(self) -> None:
+        self.held = False
+        if self.orchestrator is None:
+            self.orchestrator = OrchestratorProcess(self)
+
+    def kill_orchestrator(self) -> None:
+        """Its replica ends with it, as with a real one."""
+        if self.orchestrator is not None:
+            self.orchestrator.kill()
+            self.orchestrator = None
+        if self.replica is not None:
+            self.replica.end("its orchestrator is gone")
+
+    def hold(self) -> None:
+        self.held = True
+        self.kill_orchestrator()
+
+
+class OrchestratorProcess(Process):
+    """The real orchestrator, checking all the time."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.system)
+        self.it, self.machine = machine, machine.index
+        self.real: orchestrators.Orchestrator | None = None
+        self.spawn(self._run)
+
+    def is_up(self) -> bool:
+        return self.alive and self.real is not None
+
+    def _run(self) -> None:
+        machine, system = self.it, self.system
+        share = draw(system.seed, "orchestrator start", machine.index, system.now)
+        self.sleep(int((START_MS + START_SPREAD_MS * share) * MS))
+        system.wires.servers[machine.settings.orchestrator_port] = self
+        world = Surroundings(system.wires, machine.index, machine.entropy, self.spawn)
+        surroundings = orchestrators.Surroundings(
+            process=ReplicaHandle(machine),
+            world=world,
+            replay=self._replay,
+            monotonic_ns=lambda: system.now,
+            log=lambda text: system.log(machine, "orchestrator", text),
+        )
+        self.real = orchestrators.Orchestrator(machine.settings, surroundings)
+        while True:
+            try:
+                self.real.check()
+            except (ReprisError, OSError, httpx2.HTTPError) as error:
+                system.log(machine, "orchestrator", f"a check failed: {error}")
+            self.sleep(machine.settings.poll_ns)
+
+    def _replay(
+        self, release: Path, node: Path, height: int, out: Path, order: Order | None = None
+    ) -> dict[str, Any]:
+        self.sleep(REPLAY_NS)
+        return replaying.replay(node, Height(height), out, order)
+
+    def answer(self, method: str, path: str, query: str, body: bytes) -> Reply:
+        assert self.real is not None
+        real, asked = self.real, parse_qs(query)
+        try:
+            match method, path:
+                case "GET", "/status":
+                    return _json(real.status())
+                case "GET", "/attestation":
+                    return Reply(200, real.attest(int(asked["height"][0])))
+                case "GET", "/registry_deltas":
+                    return Reply(200, real.replicator.certified_since(int(asked["since"][0])))
+                case "POST", "/halt":
+                    return _json(real.halt(body))
+                case "POST", "/nns_recovery":
+                    return _json(real.recovery.stage(body))
+                case "GET", "/nns_recovery":
+                    return _json(real.recovery.status())
+            if path.startswith("/release/"):
+                return Reply(200, real.releases.package(path.removeprefix("/release/")))
+        except ReprisError as error:
+            return Reply(error.http_status, str(error).encode(), "text/plain")
+        return Reply(404, b"not found", "text/plain")
+
+
+def _json(plain: object) -> Reply:
+    import json
+
+    return Reply(200, json.dumps(plain).encode(), "application/json")
+
+
+class ReplicaHandle:
+    """The replica as its orchestrator has it: started, stopped, found to have crashed."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.version: str | None = None
+        self.cup_epoch: int | None = None
+        self.crashes = 0
+        self.not_before_ns = 0
+        self._process: ReplicaProcess | None = None
+        self._started_ns = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.number if self._process is not None else None
+
+    def is_running(self) -> bool:
+        process = self._process
+        if process is None:
+            return False
+        if process.alive:
+            return True
+        now = self._machine.system.now
+        self.crashes = 1 if now - self._started_ns > HEALTHY_NS else self.crashes + 1
+        pause = min(BACKOFF_NS_MIN << (self.crashes - 1), BACKOFF_NS_MAX)
+        self.not_before_ns = now if self.crashes == 1 else now + pause
+        self._process, self.version, self.cup_epoch = None, None, None
+        return False
+
+    def start(self, release_folder: Path, version: str, cup_epoch: int) -> None:
+        machine = self._machine
+        if machine.replica is not None:
+            raise Violation(f"{machine.name} starts a second replica (S17)")
+        assert release_folder.is_dir(), "an orchestrator starts releases that it holds"
+        self._process = machine.replica = ReplicaProcess(machine, version)
+        self.version, self.cup_epoch = version, cup_epoch
+        self._started_ns = machine.system.now
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        self.version = self.cup_epoch = None
+        if process is not None:
+            process.end("stopped")
+
+
+class ReplicaProcess(Process):
+    """The real replica, whose effects are carried out by itself and whose peers are simulated."""
+
+    def __init__(self, machine: Machine, version: str) -> None:
+        super().__init__(machine.system)
+        self.it, self.machine, self.version = machine, machine.index, version
+        self.number = self.system.next_process()
+        self.real: replicas.Replica | None = None
+        self.peers: tuple[NodeId, ...] = ()
+        self._wake_at = -1
+        self.spawn(self._run)
+
+    def is_up(self) -> bool:
+        return self.alive and self.real is not None
+
+    def _run(self) -> None:
+        machine, system = self.it, self.system
+        share = draw(system.seed, "replica start", machine.index, system.now)
+        self.sleep(int((START_MS + START_SPREAD_MS * share) * MS))
+        settings = machine.settings
+        try:
+            records = LocalRegistry(settings.registry_path)
+            package = cup.decode(settings.cup_path.read_bytes())
+            real = replicas.Replica(
+                settings,
+                self.version,
+                records,
+                package.subnet,
+                package,
+                clock=machine.now_ns,
+                monotonic=lambda: system.now,
+                log=lambda text: system.log(machine, "replica", text),
+            )
+            real.wake, real.begin_sync = self.wake, self._begin_sync
+            real.link = self
+            real.start_consensus()
+        except (ReprisError, OSError) as error:
+            self.end(f"did not start: {error}")
+            return
+        self._watch_disk(real)
+        self.real = real
+        self.app = http.build(real, self._wait_certified)
+        self.update(real.peers())
+        system.wires.servers[settings.http_port] = self
+        system.connected(self)
+        self.spawn(lambda: system.fibers.run(keep_delegation(real, self._http_client)))
+        self.wake()
+        while True:
+            real.refresh_registry()
+            system.advertise(self, real.advert())
+            self.sleep(REGISTRY_POLL_NS)
+
+    def _watch_disk(self, real: replicas.Replica) -> None:
+        """Let writing fail while the disk is full."""
+        journal = real.journal
+        append = journal.append
+
+        def checked(payloads: Any) -> None:
+            if self.it.full_disk:
+                raise OSError(28, "No space left on device")
+            append(payloads)
+
+        journal.append = checked  # type: ignore[method-assign]
+
+    def _http_client(self) -> httpx2.AsyncClient:
+        transport = AsyncTransport(self.system.wires, self.it.index)
+        return httpx2.AsyncClient(transport=transport, timeout=5.0)
+
+    async def _wait_certified(self) -> None:
+        import asyncio
+
+        real = self.real
+        before = real.state.certified_height if real is not None else 0
+        while self.real is not None and self.real.state.certified_height == before:
+            await asyncio.sleep(0.05)
+        if self.real is None:
+            raise ConnectionResetError("the process is gone")
+
+    # -- running
+
+    def wake(self) -> None:
+        self._wake_in(self.system.plan.step_us * 1000)
+
+    def _wake_in(self, ns: int) -> None:
+        at = self.system.now + max(ns, 1)
+        if self.system.now <= self._wake_at <= at:
+            return
+        self._wake_at = at
+        self.system.at(at, self._step)
+
+    def _step(self) -> None:
+        real, machine = self.real, self.it
+        if not self.alive or real is None:
+            return
+        if self._wake_at <= self.system.now:
+            self._wake_at = -1
+        if machine.paused:
+            return
+        size = real.journal._file.tell()
+        try:
+            for effect in real.step():
+                self.system.seen(self, effect)
+                if machine.torn and self._is_cut(effect, real, size):
+                    return
+        except SystemExit as error:
+            self.end(f"exits with {error.code}")
+            return
+        except OSError as error:
+            self.end(f"crashes: {error}")
+            return
+        self.system.look(self)
+        self._wake_in(real.driver.wake_ns(self.system.now) - self.system.now)
+
+    def _is_cut(self, effect: consensus.Effect, real: replicas.Replica, size: int) -> bool:
+        """Crash at one of the step's effects; of what was being written, a part is on the disk."""
+        if draw(self.system.seed, "cut", self.machine, self.system.now, id_of(effect)) < 0.5:
+            return False
+        self.it.torn = False
+        path = real.journal.path
+        if isinstance(effect, consensus.Persist):
+            self.system.counts["torn writes"] += 1
+            whole = path.stat().st_size
+            share = draw(self.system.seed, "written", self.machine, self.system.now)
+            self.end("is cut off while it writes")
+            os.truncate(path, size + int(share * (whole - size)))
+        else:
+            self.end("is cut off")
+        return True
+
+    def end(self, why: str) -> None:
+        """The process is gone, and all that it held in memory."""
+        if not self.alive:
+            return
+        self.system.log(self.it, "replica", why)
+        if self.it.replica is self:
+            self.it.replica = None
+        self.system.disconnected(self)
+        real, self.real = self.real, None
+        if real is not None:
+            real.journal.close()
+            real.store.close()
+        self.kill()
+
+    def answer(self, method: str, path: str, query: str, body: bytes) -> Reply:
+        return self.system.fibers.run(_ask(self.app, method, path, query, body))
+
+    # -- the way to the peers (`replicas.Link`)
+
+    @property
+    def connected(self) -> Sequence[NodeId]:
+        return [p.it.node for p in self.linked()]
+
+    def linked(self) -> Iterator[ReplicaProcess]:
+        """Yield the peers' replicas that are up and can be reached."""
+        for peer in self.linked_or_cut():
+            if self.system.network.reachable(self.machine, peer.machine):
+                yield peer
+
+    def linked_or_cut(self) -> Iterator[ReplicaProcess]:
+        """Yield the peers' replicas that are up and have this one as a peer; what is sent to one
+        that can't be reached now is held up."""
+        for node in self.peers:
+            peer = self.system.replica_of(node)
+            if peer is not None and self.it.node in peer.peers:
+                yield peer
+
+    def send(self, artifact: Artifact) -> None:
+        self.system.network.pass_on(self.machine, self.it.node, artifact)
+
+    def send_ingress(self, raw: bytes) -> None:
+        for peer in self.linked():
+            self.system.after_delay(self, peer, lambda r, raw=raw: r._on_ingress(raw))
+
+    def refresh(self) -> None:
+        self.system.network.forget(self.machine)
+        for peer in self.linked():
+            self.system.offer(peer, self)
+
+    def update(self, peers: list[Peer]) -> None:
+        before = self.peers
+        self.peers = tuple(p.node for p in peers if p.node != self.it.node)
+        if self.real is not None and set(self.peers) - set(before):
+            self.system.connected(self)
+
+    async def request_state(
+        self, node: NodeId, height: int, root: bytes, kind: str, index: int
+    ) -> bytes | None:
+        self.sleep(self.system.delay_ns(self.machine, index, kind))
+        peer = self.system.replica_of(node)
+        if peer is None or peer not in list(self.linked()):
+            return None
+        assert peer.real is not None
+        request = wire.StateRequest(0, height, root, kind, index)
+        return self.system.chunk(peer, request, peer.real._serve_state(request))
+
+    def _begin_sync(self, height: Height, root: bytes) -> None:
+        real = self.real
+        assert real is not None
+        self.system.counts["state syncs"] += 1
+        self.spawn(lambda: self.system.fibers.run(real.sync(height, root)))
+
+
+def id_of(effect: consensus.Effect) -> str:
+    return type(effect).__name__
+
+
+async def _ask(app: Any, method: str, path: str, query: str, body: bytes) -> Reply:
+    """Hand one request to an ASGI application."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [(b"host", b"127.0.0.1")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 1),
+    }
+    await app(scope, receive, send)
+    start = sent[0]
+    media = dict(start["headers"]).get(b"content-type", b"").decode()
+    return Reply(start["status"], b"".join(m.get("body", b"") for m in sent[1:]), media)
