@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.attestation import Attestor, Replay
+from orchestrator.attestation import Attestor
 from orchestrator.cup_provider import CupProvider
 from orchestrator.decide import (
     Action,
@@ -28,7 +28,6 @@ from orchestrator.registry_replicator import RegistryReplicator
 from orchestrator.releases import Releases
 from orchestrator.replica_process import ReplicaProcess
 from replica.client import local_registry as keys
-from replica.client import replaying
 from replica.client.agent import Agent, World
 from replica.client.local_registry import LocalRegistry
 from replica.protocol.errors import Conflict, NotFound, ReprisError, Unavailable
@@ -70,7 +69,6 @@ class Surroundings:
 
     process: Process
     world: World
-    replay: Replay = replaying.run
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     log: Callable[[str], None] = log
 
@@ -90,7 +88,7 @@ class Orchestrator:
         self.frozen = ""
         """Why this orchestrator acts no more; empty: it does."""
         self.cups = CupProvider(settings, self.records, self._agent(1.5))
-        self.attestor = Attestor(settings, self._agent(3.0), surroundings.replay)
+        self.attestor = Attestor(settings, self._agent(3.0))
         self.releases = Releases(
             settings, self.records, self._peer_orchestrators, self.log, surroundings.world
         )
@@ -104,7 +102,6 @@ class Orchestrator:
             lambda reason: self._act(StopReplica(reason)),
             self.log,
             surroundings.world,
-            surroundings.replay,
         )
         self.lock = threading.Lock()
         self.checks = 0

@@ -10,29 +10,19 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from replica.client.agent import Agent
 from replica.protocol import canonical
 from replica.protocol.attestation import Attestation
 from replica.protocol.errors import Conflict, Rejected
 from replica.protocol.ids import Epoch, Height, RegistryVersion, SubnetId
-from replica.protocol.nns_recovery import Order
 from replica.runtime.journal import sync_directory
 from replica.runtime.settings import NodeSettings
 
 
-class Replay(Protocol):
-    def __call__(
-        self, release: Path, node: Path, height: int, out: Path, order: Order | None = None
-    ) -> dict[str, Any]:
-        """Replay a node's blocks up to a height; see `replica.replay.replay`."""
-        ...
-
-
 class Attestor:
-    def __init__(self, settings: NodeSettings, agent: Agent, replay: Replay) -> None:
-        self.settings, self.agent, self.replay = settings, agent, replay
+    def __init__(self, settings: NodeSettings, agent: Agent) -> None:
+        self.settings, self.agent = settings, agent
         self.key = settings.secrets().signing
         self._made: dict[tuple[int, int], bytes] = {}
 
@@ -53,7 +43,9 @@ class Attestor:
                 f"height {height} is not between the CUP ({status['cup_height']}) and the highest "
                 f"finalized block ({status['finalized_height']}) of this node"
             )
-        replayed = self.replay(release, self.settings.folder, height, self.settings.data / "replay")
+        replayed = self.agent.world.replay(
+            release, self.settings.folder, height, self.settings.data / "replay"
+        )
         keep_checkpoint(self.settings, Path(replayed["checkpoint"]))
         # The promise is durable before the word is given.
         self.settings.promise(status["epoch"], status["registry_version"])

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.attestation import Replay, keep_checkpoint
+from orchestrator.attestation import keep_checkpoint
 from orchestrator.cup_provider import CupProvider
 from orchestrator.releases import Releases
 from replica.client import nns_recovery as judging
@@ -46,10 +46,9 @@ class NnsRecovery:
         stop_replica: Callable[[str], None],
         log: Callable[[str], None],
         world: World,
-        replay: Replay,
     ) -> None:
         self.settings, self.records, self.cups = settings, records, cups
-        self.world, self.replay = world, replay
+        self.world = world
         self.releases, self.stop_replica, self.log = releases, stop_replica, log
         self.staged_path = settings.folder / "nns_recovery.staged"
         self.applied_path = settings.folder / "nns_recovery.applied"
@@ -200,7 +199,7 @@ class NnsRecovery:
             if local is None:
                 raise NotFound("this node has no catch-up package")
             before = self.records.view(recovery.subnet, local.registry_version).replica_version
-            result = self.replay(
+            result = self.world.replay(
                 self.releases.folder(before),
                 self.settings.folder,
                 recovery.state_height,

@@ -62,7 +62,7 @@ def nns_stall(drill: Drill) -> Outcome:
         change, package = recovery.release_change(fix, ())
         changes = recovery.Changes(change, package)
         bundle = drill.patiently(
-            lambda: recovery.build(subnet.nodes[0].folder, changes, lambda _: None), 90
+            lambda: recovery.build(subnet.nodes[0].folder, changes, lambda _: None, drill.world), 90
         )
         path.write_bytes(bundle.encode())
         r = bundle.recovery
@@ -75,10 +75,10 @@ def nns_stall(drill: Drill) -> Outcome:
     with phases.phase("apply") as notes:
         short = bundle.with_ballots(tuple(b.encode() for b in signed[:2]))
         full = bundle.with_ballots(tuple(b.encode() for b in signed))
-        told = drill.patiently(lambda: recovery.apply(short, subnet.nodes[0]))
+        told = drill.patiently(lambda: recovery.apply(short, subnet.nodes[0], drill.world))
         notes.append(f"2 of {told['needed']} signed: {told['state']}")
         for node in acting:
-            drill.patiently(partial(recovery.apply, full, node))
+            drill.patiently(partial(recovery.apply, full, node, drill.world))
         rows = recovery.status(subnet.nodes, drill.probe)
         notes.append("then " + ", ".join(f"{r['node']} {r['recovery']}" for r in rows))
     with phases.phase("resume") as notes:

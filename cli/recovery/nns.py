@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,8 @@ from cli.lab.layout import NodeEntry, SubnetEntry
 from cli.recovery import plan as planning
 from replica.client import local_registry as keys
 from replica.client import nns_recovery as judging
-from replica.client import release, replaying
-from replica.client.agent import Agent
+from replica.client import release
+from replica.client.agent import Agent, World
 from replica.client.evidence import judge as judge_evidence
 from replica.client.local_registry import LocalRegistry, VersionedRecords
 from replica.protocol import attestation, canonical, cup, nns_recovery, registry_transport
@@ -47,6 +46,7 @@ from replica.runtime import settings as node_settings
 from replica.runtime.settings import NodeSettings
 
 VALID_S = 7 * 86_400
+SECOND = 10**9
 Say = Callable[[str], None]
 
 
@@ -93,14 +93,14 @@ def halt(node: NodeEntry, records: VersionedRecords, key: Ed25519Key, probe: Age
     """Order one node to sign nothing more in its epoch; return the epoch."""
     status = probe.node_status(node.http_url)
     subject = nns_recovery.halt_subject(NodeId(node.id), records.nns(), int(status["epoch"]))
-    deadline = int(time.time()) + 3600
+    deadline = probe.world.now_ns() // SECOND + 3600
     order = ballots.sign(ballots.NODE_HALT, subject, ballots.YES, deadline, key)
-    return int(_post(node, "/halt", order.encode())["halted_in_epoch"])
+    return int(_post(node, "/halt", order.encode(), probe.world)["halted_in_epoch"])
 
 
-def _post(node: NodeEntry, path: str, body: bytes) -> dict[str, Any]:
+def _post(node: NodeEntry, path: str, body: bytes, world: World) -> dict[str, Any]:
     try:
-        with httpx2.Client(timeout=60.0, trust_env=False) as client:
+        with world.client(60.0) as client:
             response = client.post(node.orchestrator_url + path, content=body)
     except httpx2.HTTPError as error:
         raise Unavailable(f"{node.name}: {error or type(error).__name__}") from error
@@ -113,13 +113,14 @@ def _post(node: NodeEntry, path: str, body: bytes) -> dict[str, Any]:
 # --- building -----------------------------------------------------------------------------------
 
 
-def build(folder: Path, changes: Changes, say: Say) -> Bundle:
+def build(folder: Path, changes: Changes, say: Say, world: World | None = None) -> Bundle:
     """Build a bundle on one node. Raises: NotVerified, Rejected, Unavailable: what is missing."""
+    world = world or World()
     settings, records, subnet = open_node(folder)
-    deltas, certified = collect_deltas(subnet, settings.root_key)
+    deltas, certified = collect_deltas(subnet, settings.root_key, world)
     say(f"the registry is certified up to version {certified.version}")
     base = judging.base_of(certified, subnet.id, last_applied(settings))
-    probe = Agent([], settings.root_key, timeout_s=5.0)
+    probe = Agent([], settings.root_key, timeout_s=5.0, world=world)
     found = planning.gather(subnet, probe, certified, _known(base, settings))
     say(f"R = {found.height}: CUP {found.package.height}, silent: {len(found.silent)} nodes")
     attestations, problems = planning.attest(subnet, found.height, certified, probe.world, say)
@@ -142,16 +143,17 @@ def build(folder: Path, changes: Changes, say: Say) -> Bundle:
                 attestation.recovery_time(
                     judged.proven_time_ns, judged.proven_height, view.unit_delay_ns
                 ),
-                time.time_ns(),
+                world.now_ns(),
             )
         ),
         changes.release,
         changes.module,
     )
     say(f"replaying to {judged.state_height} and making the changes")
-    result = replay(settings, certified, found.package, judged.state_height, order)
+    result = replay(settings, certified, found.package, judged.state_height, order, world)
     if result["state_hash"] != judged.state_hash.hex():
         raise NotVerified("this node replays another state than is attested: build elsewhere")
+    now_s = world.now_ns() // SECOND
     recovery = Recovery(
         subnet=subnet.id,
         evidence=canonical.encode(evidence),
@@ -164,12 +166,10 @@ def build(folder: Path, changes: Changes, say: Say) -> Bundle:
         release=changes.release,
         module=changes.module,
         new_state_hash=bytes.fromhex(result["new_state_hash"]),
-        deadline_s=int(time.time()) + VALID_S,
+        deadline_s=now_s + VALID_S,
     )
     bundle = Bundle(recovery, tuple(deltas), changes.package)
-    judging.judge(
-        bundle, settings.root_key, records, None, last_applied(settings), int(time.time())
-    )
+    judging.judge(bundle, settings.root_key, records, None, last_applied(settings), now_s)
     return bundle
 
 
@@ -189,11 +189,13 @@ def _known(base: CatchUpPackage | int, settings: NodeSettings) -> CatchUpPackage
     return own
 
 
-def collect_deltas(subnet: SubnetEntry, root_key: bytes) -> tuple[list[bytes], VersionedRecords]:
+def collect_deltas(
+    subnet: SubnetEntry, root_key: bytes, world: World
+) -> tuple[list[bytes], VersionedRecords]:
     """Collect the certified registry from whichever node shows the newest. Raises: Unavailable."""
     best: tuple[list[bytes], VersionedRecords] | None = None
     for node in subnet.nodes:
-        agent = Agent([node.http_url], root_key, timeout_s=5.0)
+        agent = Agent([node.http_url], root_key, timeout_s=5.0, world=world)
         records, raws = VersionedRecords(), []
         try:
             while True:
@@ -220,6 +222,7 @@ def replay(
     package: CatchUpPackage,
     height: int,
     order: Order,
+    world: World,
 ) -> dict[str, Any]:
     """Replay on a node's own folder, with the release that the subnet ran."""
     version = records.view(package.subnet, package.registry_version).replica_version
@@ -227,7 +230,7 @@ def replay(
     folder = settings.releases / record.release_package_sha256_hex
     out = settings.data / "replay-build"
     try:
-        return replaying.run(folder, settings.folder, height, out, order)
+        return world.replay(folder, settings.folder, height, out, order)
     finally:
         shutil.rmtree(out, ignore_errors=True)
 
@@ -272,13 +275,15 @@ def verify(bundle: Bundle, folder: Path, say: Say) -> dict[str, Any]:
     """Judge a bundle on one's own node and re-derive its state by replay. Raises: NotVerified."""
     settings, records, _ = open_node(folder)
     local = cup.decode(settings.cup_path.read_bytes())
+    world = World()
+    now_s = world.now_ns() // SECOND
     verdict = judging.judge(
-        bundle, settings.root_key, records, local, last_applied(settings), int(time.time())
+        bundle, settings.root_key, records, local, last_applied(settings), now_s
     )
     say(f"the evidence holds; replaying to {bundle.recovery.state_height} on this node")
     newest = cup.decode(attestation.decode(bundle.recovery.evidence).cup)
     r = bundle.recovery
-    result = replay(settings, verdict.records, newest, r.state_height, r.order)
+    result = replay(settings, verdict.records, newest, r.state_height, r.order, world)
     for name, expected in (("state_hash", r.state_hash), ("new_state_hash", r.new_state_hash)):
         if result[name] != expected.hex():
             raise NotVerified(f"replay on this node gives another {name}: {result[name]}")
@@ -309,9 +314,9 @@ def read_ballots(paths: list[Path]) -> list[Ballot]:
     return out
 
 
-def apply(bundle: Bundle, node: NodeEntry) -> dict[str, Any]:
+def apply(bundle: Bundle, node: NodeEntry, world: World | None = None) -> dict[str, Any]:
     """Hand a bundle with its ballots to a node's orchestrator. Raises: the reason of a refusal."""
-    return _post(node, "/nns_recovery", bundle.encode())
+    return _post(node, "/nns_recovery", bundle.encode(), world or World())
 
 
 def status(nodes: tuple[NodeEntry, ...], probe: Agent) -> list[dict[str, Any]]:
@@ -320,7 +325,7 @@ def status(nodes: tuple[NodeEntry, ...], probe: Agent) -> list[dict[str, Any]]:
     for node in nodes:
         row: dict[str, Any] = {"node": node.name, "id": str(node.id)}
         try:
-            with httpx2.Client(timeout=10.0, trust_env=False) as client:
+            with probe.world.client(10.0) as client:
                 response = client.get(node.orchestrator_url + "/nns_recovery")
             found = response.json() if response.status_code == 200 else {"state": "none"}
         except httpx2.HTTPError:

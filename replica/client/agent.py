@@ -13,15 +13,18 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import httpx2
 
+from replica.client import replaying
 from replica.protocol import cbor, certificate, envelope
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import Malformed, NotVerified, Rejected, ReprisError, Unavailable
 from replica.protocol.hashing import leb128_decode
 from replica.protocol.ids import ANONYMOUS, CanisterId, Principal, SubnetId
+from replica.protocol.nns_recovery import Order
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +52,10 @@ class Task(Protocol):
 
 @dataclass
 class World:
-    """What surrounds an agent: time, sockets, entropy, threads. Simulations have another one."""
+    """What surrounds whoever acts: time, sockets, entropy, threads, processes.
+
+    Simulations have another one.
+    """
 
     now_ns: Callable[[], int] = time.time_ns
     monotonic_s: Callable[[], float] = time.monotonic
@@ -58,6 +64,12 @@ class World:
 
     def client(self, timeout_s: float) -> httpx2.Client:
         return httpx2.Client(timeout=timeout_s, trust_env=False)
+
+    def replay(
+        self, release: Path, node: Path, height: int, out: Path, order: Order | None = None
+    ) -> dict[str, Any]:
+        """Replay a node's blocks in a process of its own; see `replica.replay.replay`."""
+        return replaying.run(release, node, height, out, order)
 
     def spawn(self, work: Callable[[], None]) -> Task:
         thread = threading.Thread(target=work, daemon=True)

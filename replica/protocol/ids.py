@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
+from functools import lru_cache
 from typing import NewType
 
 from replica.protocol.errors import Malformed
@@ -64,9 +65,7 @@ class Principal(bytes):
         return cls(hashlib.sha224(public_key_der).digest() + b"\x02")
 
     def to_text(self) -> str:
-        checked = zlib.crc32(self).to_bytes(4, "big") + bytes(self)
-        flat = base64.b32encode(checked).decode().rstrip("=").lower()
-        return "-".join(flat[i : i + 5] for i in range(0, len(flat), 5))
+        return _text_of(bytes(self))
 
     @property
     def short(self) -> str:
@@ -78,6 +77,13 @@ class Principal(bytes):
 
     def __repr__(self) -> str:
         return f"Principal({self.to_text()})"
+
+
+@lru_cache(maxsize=4096)
+def _text_of(raw: bytes) -> str:
+    checked = zlib.crc32(raw).to_bytes(4, "big") + raw
+    flat = base64.b32encode(checked).decode().rstrip("=").lower()
+    return "-".join(flat[i : i + 5] for i in range(0, len(flat), 5))
 
 
 NodeId = NewType("NodeId", Principal)

@@ -17,7 +17,6 @@ import httpx2
 from orchestrator import agent as orchestrators
 from orchestrator.replica_process import BACKOFF_NS_MAX, BACKOFF_NS_MIN, HEALTHY_NS
 from replica import node as replicas
-from replica import replay as replaying
 from replica.client.local_registry import LocalRegistry
 from replica.consensus import driver as consensus
 from replica.delegation import keep_delegation
@@ -28,7 +27,6 @@ from replica.protocol import cup
 from replica.protocol.artifacts import Artifact
 from replica.protocol.errors import ReprisError
 from replica.protocol.ids import Height, NodeId
-from replica.protocol.nns_recovery import Order
 from replica.runtime import settings as node_settings
 from simulation.checker import Violation
 from simulation.scheduler import MS, draw
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 START_MS, START_SPREAD_MS = 150, 300
 """How long a process takes to come up."""
 REGISTRY_POLL_NS, ADVERT_NS = 200 * MS, 500 * MS
-REPLAY_NS = 300 * MS
 
 
 class Process:
@@ -131,7 +128,6 @@ class OrchestratorProcess(Process):
         surroundings = orchestrators.Surroundings(
             process=ReplicaHandle(machine),
             world=world,
-            replay=self._replay,
             monotonic_ns=lambda: system.now,
             log=lambda text: system.log(machine, "orchestrator", text),
         )
@@ -142,12 +138,6 @@ class OrchestratorProcess(Process):
             except (ReprisError, OSError, httpx2.HTTPError) as error:
                 system.log(machine, "orchestrator", f"a check failed: {error}")
             self.sleep(machine.settings.poll_ns)
-
-    def _replay(
-        self, release: Path, node: Path, height: int, out: Path, order: Order | None = None
-    ) -> dict[str, Any]:
-        self.sleep(REPLAY_NS)
-        return replaying.replay(node, Height(height), out, order)
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Reply:
         assert self.real is not None

@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx2
 
+from replica import replay as replaying
 from replica.client.agent import Task, World
+from replica.protocol.nns_recovery import Order
 from simulation.scheduler import MS, draw
 from simulation.system.fibers import Fibers
 
 OPERATOR = -1
 """Index of the machine on which people work; nobody cuts it off."""
 TIMEOUT_S = 3.0
+REPLAY_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,12 @@ class Surroundings(World):
             pause=lambda seconds: fibers.sleep(int(seconds * 1e9)),
             entropy=entropy,
         )
+
+    def replay(
+        self, release: Path, node: Path, height: int, out: Path, order: Order | None = None
+    ) -> dict[str, Any]:
+        self.pause(REPLAY_S)
+        return replaying.replay(node, height, out, order)
 
     def client(self, timeout_s: float) -> httpx2.Client:
         return httpx2.Client(transport=Transport(self._wires, self._source), timeout=timeout_s)

@@ -27,6 +27,8 @@ from simulation.system.machine import Machine, ReplicaProcess
 from simulation.system.sockets import OPERATOR, Reply, Surroundings, Wires
 
 MACHINES_MAX = 16
+STOP_NS = 600 * MS
+"""How long a node takes to stop when it is asked to."""
 RELEASE = "5e" * 32
 """What stands for the first release's SHA-256: no package is built for a simulation."""
 
@@ -268,6 +270,7 @@ class _Processes:
 
     def hold(self, folder: Path) -> None:
         self._machines[folder].hold()
+        self.system.fibers.sleep(STOP_NS)
 
     def kill(self, folder: Path) -> None:
         self._machines[folder].hold()

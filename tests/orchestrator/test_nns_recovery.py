@@ -15,7 +15,6 @@ from orchestrator.cup_provider import CupProvider
 from orchestrator.nns_recovery import NnsRecovery
 from orchestrator.releases import Releases
 from replica.client import local_registry as keys
-from replica.client import replaying
 from replica.client.agent import Agent, World
 from replica.client.local_registry import LocalRegistry, VersionedRecords
 from replica.protocol import ballot as ballots
@@ -210,7 +209,6 @@ class Node:
             self.stops.append,
             self.said.append,
             World(),
-            replaying.run,
         )
 
     def run(self) -> None:
