@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from cli.lab.drills import SCENARIOS
 from simulation import campaign, shrink
 from simulation.plan import random_plan
-from simulation.stories import STORIES
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -33,13 +33,14 @@ def run(
     seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 100,
     first: Annotated[int, typer.Option(help="The first seed; none is special.", min=0)] = 0,
     scenario: Annotated[
-        str, typer.Option(help="consensus, a drill that can be simulated, or all.")
+        str, typer.Option(help="consensus, system (a drill a seed), a drill's name, or all.")
     ] = campaign.CONSENSUS,
     workers: Workers = CORES,
 ) -> None:
     """Run seeds FIRST to FIRST + SEEDS - 1 and report what they met. Exit status 1: a violation."""
-    known = {campaign.CONSENSUS: (campaign.CONSENSUS,), "all": tuple(STORIES)}
-    known.update({name: (name,) for name in STORIES})
+    drills = tuple(SCENARIOS)
+    known = {campaign.CONSENSUS: (campaign.CONSENSUS,), "all": drills}
+    known |= {name: (name,) for name in (campaign.SYSTEM, *drills)}
     if scenario not in known:
         raise typer.BadParameter(f"no such scenario: {scenario}; there are {', '.join(known)}")
     console = Console(stderr=True)

@@ -19,10 +19,13 @@ from simulation.scheduler import MS, SECOND
 from simulation.subnet import World
 
 CONSENSUS = "consensus"
-"""The scenario of random plans; the others are in `stories`."""
+"""The scenario of random plans; the others are drills of a whole swarm (`simulation.system`)."""
+SYSTEM = "system"
+"""Drills of a whole swarm, each seed another one."""
 ROUNDS, CUPS = 60, 2
 LIVENESS_NS = 120 * SECOND
 CHUNK = 5
+SYSTEM_CHUNK = 1
 EXHAUSTIVE_EVERY = 20
 """Every so many seeds, each component is asked after each step whether it was passed over."""
 RARE = (
@@ -52,6 +55,35 @@ RARE = (
     "nodes that left",
 )
 """What a campaign of a hundred seeds or more must have met."""
+RARE_IN_SYSTEM = (
+    "crash",
+    "torn crash",
+    "torn writes",
+    "orchestrator crash",
+    "pause",
+    "partition",
+    "deafen",
+    "clog",
+    "bit rot",
+    "full disk",
+    "skew",
+    "losses",
+    "duplicates",
+    "garbled",
+    "state syncs",
+    "bad chunks",
+    "diverged nodes",
+    "keys dealt for another subnet",
+    "subnet-divergence",
+    "subnet-loss",
+    "node-catch-up",
+    "upgrade",
+    "membership-change",
+    "canister-failure",
+    "root-failure",
+    "governance-failure",
+    "nns-stall",
+)
 
 
 @dataclass
@@ -68,8 +100,8 @@ class Result:
     seconds: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
-    is_consensus: bool = True
-    """Whether the rare situations of random plans are to be met."""
+    rare: tuple[str, ...] = ()
+    """What is to be met in a hundred seeds or more."""
 
     def add(self, other: Result) -> None:
         self.seeds += other.seeds
@@ -79,9 +111,9 @@ class Result:
 
     @property
     def never_met(self) -> list[str]:
-        if not self.is_consensus or self.seeds < 100:
+        if self.seeds < 100:
             return []
-        return [what for what in RARE if not self.counts[what]]
+        return [what for what in self.rare if not self.counts[what]]
 
     @property
     def passed(self) -> bool:
@@ -144,10 +176,11 @@ def _one(scenario: str, seed: int) -> tuple[int, Counter[str]]:
     if scenario == CONSENSUS:
         world = run_seed(seed)
         return world.finalized_height(), world.counts
-    from simulation import stories
+    from simulation.system import drills
 
-    story = stories.STORIES[scenario](seed)
-    return story.height_after, story.counts
+    ran = drills.run(drills.drawn(seed) if scenario == SYSTEM else scenario, seed)
+    ran.system.counts[ran.outcome.scenario] += 1
+    return ran.system.rounds(), ran.system.counts
 
 
 def _chunk(scenario: str, first: int, count: int) -> Result:
@@ -174,10 +207,15 @@ def run(
     scenarios: Sequence[str] = (CONSENSUS,),
 ) -> Result:
     """Run seeds `first` to `first + seeds - 1` of each scenario, spread over processes."""
-    total = Result(is_consensus=CONSENSUS in scenarios)
+    rare = RARE if CONSENSUS in scenarios else RARE_IN_SYSTEM if SYSTEM in scenarios else ()
+    total = Result(rare=rare)
     began = time.perf_counter()
     with ProcessPoolExecutor(workers) as executor:
-        parts = [(s, *part) for s in scenarios for part in _parts(seeds, first)]
+        parts = [
+            (s, *part)
+            for s in scenarios
+            for part in _parts(seeds, first, CHUNK if s == CONSENSUS else SYSTEM_CHUNK)
+        ]
         futures = [executor.submit(_chunk, *part) for part in parts]
         for future in as_completed(futures):
             total.add(future.result())
@@ -187,6 +225,6 @@ def run(
     return total
 
 
-def _parts(seeds: int, first: int) -> Iterator[tuple[int, int]]:
-    for start in range(first, first + seeds, CHUNK):
-        yield start, min(CHUNK, first + seeds - start)
+def _parts(seeds: int, first: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(first, first + seeds, size):
+        yield start, min(size, first + seeds - start)

@@ -100,7 +100,7 @@ def nns_stall(drill: Drill) -> Outcome:
             "the registry", lambda: drill.patiently(drill.refresh).version >= recovered, 60
         )
         kept = after == before and drill.records.version == version + 1 == recovered
-        payload = _notary_delay(drill, 41)
+        payload = _notary_delay(drill, drill.options.notary_delay_ms + 1)
         number = drill.adopt("A change after the recovery", nns.UPDATE_SUBNET, payload, voter)
         wanted = drill.refresh().version
         drill.wait_for("the application subnet", lambda: _follows(drill, wanted), 60)

@@ -15,6 +15,7 @@ from replica.protocol.artifacts import (
     FinalizationShare,
     NotarizationShare,
 )
+from replica.protocol.attestation import Attestation
 from replica.protocol.ids import SubnetId
 from simulation.checker import Violation
 
@@ -36,6 +37,8 @@ class SystemChecker:
         self.finalization_signed: dict[tuple[int, Place], bytes] = {}
         self.top_certified: dict[SubnetId, int] = {}
         self._cup_heights: dict[int, int] = {}
+        self._attested: dict[int, tuple[int, int]] = {}
+        """Epoch and registry version of a machine's last attestation."""
         self._seen: dict[int, tuple[int, int]] = {}
 
     def _same(self, table: dict[Place, bytes], place: Place, value: bytes, what: str) -> None:
@@ -55,6 +58,11 @@ class SystemChecker:
                 self._same(self.certified, place, certification.root, "certified states")  # S7
                 top = self.top_certified.get(real.subnet, 0)
                 self.top_certified[real.subnet] = max(top, certification.height)
+            case consensus.Diverged():
+                self.system.counts["diverged nodes"] += 1
+            case consensus.Execute(batch):
+                if any(result.high is not None for result in batch.keys):
+                    self.system.counts["keys dealt for another subnet"] += 1
             case consensus.AdoptCup(package):
                 place = (real.subnet, epoch, package.height)
                 self._same(self.cups, place, package.content, "catch-up packages")  # S8
@@ -88,8 +96,12 @@ class SystemChecker:
             if self.notarization_signed.get(key, set()) - {artifact.block}:
                 raise Violation(f"{process.it.name} finalizes after notarizing another block")
 
+    def attested(self, machine: int, attestation: Attestation) -> None:
+        """A node gave its word."""
+        self._attested[machine] = (attestation.epoch, attestation.registry_version)
+
     def _check_promise(self, process: ReplicaProcess, epoch: int) -> None:
-        promised = process.it.settings.promised_epoch()
+        promised = self._attested.get(process.machine)
         if promised is None or promised[0] != epoch:
             return
         assert process.real is not None

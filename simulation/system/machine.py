@@ -23,8 +23,9 @@ from replica.delegation import keep_delegation
 from replica.http import app as http
 from replica.p2p import wire
 from replica.p2p.transport import Peer
-from replica.protocol import cup
+from replica.protocol import canonical, cup
 from replica.protocol.artifacts import Artifact
+from replica.protocol.attestation import Attestation
 from replica.protocol.errors import ReprisError
 from replica.protocol.ids import Height, NodeId
 from replica.runtime import settings as node_settings
@@ -147,7 +148,10 @@ class OrchestratorProcess(Process):
                 case "GET", "/status":
                     return _json(real.status())
                 case "GET", "/attestation":
-                    return Reply(200, real.attest(int(asked["height"][0])))
+                    made = real.attest(int(asked["height"][0]))
+                    word = canonical.decode(Attestation, made)
+                    self.system.checker.attested(self.machine, word)
+                    return Reply(200, made)
                 case "GET", "/registry_deltas":
                     return Reply(200, real.replicator.certified_since(int(asked["since"][0])))
                 case "POST", "/halt":

@@ -152,9 +152,9 @@ class System(Scheduler):
 
     # -- faults
 
-    def schedule_faults(self, after_ns: int) -> None:
+    def schedule_faults(self) -> None:
         for fault in self.plan.faults:
-            self.at(self.now + after_ns + fault.at_ns, self._inject, fault)
+            self.at(GENESIS_NS + fault.at_ns, self._inject, fault)
 
     def _inject(self, fault: Fault) -> None:
         self.note(f"fault {fault.kind} {fault.nodes}")

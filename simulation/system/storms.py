@@ -1,0 +1,67 @@
+"""What goes wrong while a drill runs: short faults of one machine or link after the other.
+
+The drill's own disaster uses up what a subnet tolerates, so everything here passes after a second
+or two, and one at a time: it may delay a recovery, and must not spoil it.
+"""
+
+from __future__ import annotations
+
+from cli.lab.drills import SCENARIOS
+from simulation.plan import Fault, Plan
+from simulation.scheduler import MS, SECOND, draw
+
+BEGIN_NS, END_NS = 12 * SECOND, 60 * SECOND
+"""After the swarm was started: from about when its canisters are installed."""
+FAULTS_MAX = 7
+
+
+def storm(name: str, seed: int) -> Plan:
+    """Draw the network, and what goes wrong during a drill."""
+    scenario = SCENARIOS[name]
+    nns, app = scenario.nns_nodes, 4
+    faults: list[Fault] = []
+    count = 1 + int(draw(seed, "faults") * FAULTS_MAX)
+    step = (END_NS - BEGIN_NS) // count
+    for i in range(count):
+        begin = BEGIN_NS + i * step + int(draw(seed, "begin", i) * step / 2)
+        faults += _fault(seed, i, begin, nns, nns + app)
+    liar = nns + int(draw(seed, "liar") * app)
+    return Plan(
+        delay_ms_max=int(5 + 55 * draw(seed, "delay")),
+        step_us=8000,
+        loss=0.08 * draw(seed, "loss"),
+        duplicates=0.05 * draw(seed, "duplicates"),
+        corruption=0.01 * draw(seed, "corruption"),
+        faults=tuple(sorted(faults, key=lambda f: f.at_ns)),
+        liars=(liar,) if draw(seed, "lies") < 0.4 else (),
+    )
+
+
+def _fault(seed: int, i: int, begin: int, nns: int, machines: int) -> list[Fault]:
+    """Return a fault and its end; an NNS of one node is never cut off for long, nor loses data."""
+    target = int(draw(seed, "target", i) * machines)
+    length = int((0.3 + 1.5 * draw(seed, "length", i)) * SECOND)
+    end = begin + length
+    dice = draw(seed, "kind", i)
+    alone = nns == 1 and target == 0
+    if dice < 0.15:
+        return [Fault(begin, "crash", (target,))]
+    if dice < 0.30:
+        return [Fault(begin, "torn crash", (target,))]
+    if dice < 0.45:
+        return [Fault(begin, "orchestrator crash", (target,))]
+    if dice < 0.55:
+        return [Fault(begin, "pause", (target,)), Fault(end, "resume", (target,))]
+    if dice < 0.70:
+        return [Fault(begin, "partition", (target,)), Fault(end, "heal")]
+    if dice < 0.76:
+        return [Fault(begin, "deafen", (target,)), Fault(end, "heal")]
+    if dice < 0.82:
+        return [Fault(begin, "clog", (target,)), Fault(end, "heal")]
+    if dice < 0.90 and not alone:
+        rot = Fault(begin, "bit rot", (target,))
+        return [rot, Fault(begin + 100 * MS, "crash", (target,))]
+    if dice < 0.95:
+        return [Fault(begin, "full disk", (target,)), Fault(end, "space again", (target,))]
+    amount = int((draw(seed, "skew", i) - 0.5) * SECOND)
+    return [Fault(begin, "skew", (target,), amount), Fault(end, "skew", (target,), -amount)]
