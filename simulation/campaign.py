@@ -178,9 +178,9 @@ def _one(scenario: str, seed: int) -> tuple[int, Counter[str]]:
         return world.finalized_height(), world.counts
     from simulation.system import drills
 
-    ran = drills.run(drills.drawn(seed) if scenario == SYSTEM else scenario, seed)
-    ran.system.counts[ran.outcome.scenario] += 1
-    return ran.system.rounds(), ran.system.counts
+    outcome, counts = drills.run(drills.drawn(seed) if scenario == SYSTEM else scenario, seed)
+    counts[outcome.scenario] += 1
+    return counts.pop("rounds"), counts
 
 
 def _chunk(scenario: str, first: int, count: int) -> Result:

@@ -40,7 +40,7 @@ def node_catch_up(drill: Drill) -> Outcome:
     ]
     with phases.phase("verify") as notes:
         drill.writer.stop()
-        entries = workload.read_all(drill.app, swarm)
+        entries = workload.read_all(drill.app, swarm, [drill.writer])
         kept = not drill.writer.fault and workload.preserved(drill.writer, entries)
         notes.append(f"{drill.writer.count} certified entries, all there once")
     good = (

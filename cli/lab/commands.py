@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from cli import nns_client as nns
 from cli.lab import drills
 from cli.lab import swarm as lab
-from cli.lab.drill import patiently
+from cli.lab.drill import Outcome, patiently
 from cli.lab.layout import Swarm
 from cli.output import say
 from replica.protocol.crypto.keys import Ed25519Key
@@ -113,42 +114,19 @@ def identity_new(folder: Path, name: str) -> None:
 
 
 def drill_simulated(name: str, seed: int, as_json: bool) -> int:
-    """Run a drill in virtual time. Return the exit status."""
-    from simulation.checker import Violation
-    from simulation.stories import STORIES
-
+    """Run a drill in virtual time, with a storm of faults. Return the exit status."""
     if name not in drills.SCENARIOS:
         raise NotFound(f"no scenario {name}; `reprise drill list` shows them")
-    if name not in STORIES:
-        known = ", ".join(STORIES)
-        raise NotFound(f"{name} can't be simulated yet, only run for real; simulated: {known}")
+    (point,) = entry_points(group="reprise.simulation", name="drill")
     say(f"drill {name}, simulated with seed {seed}: {drills.SCENARIOS[name].what}")
     try:
-        story = STORIES[name](seed)
-    except Violation as violation:
+        outcome, met = point.load()(name, seed, say=say)
+    except AssertionError as violation:
         say(f"failed: {violation}")
         return 1
-    for phase, seconds in story.phases:
-        say(f"  {phase:<24} {seconds:6.2f} s of virtual time")
-    met = ", ".join(f"{count} {what}" for what, count in sorted(story.counts.items()))
-    say(f"recovered: RTO {story.rto_seconds:.2f} s of virtual time; {met}")
-    plain = {
-        "scenario": name,
-        "outcome": "recovered",
-        "rto_seconds": story.rto_seconds,
-        "phases": [{"name": phase, "seconds": seconds} for phase, seconds in story.phases],
-        "state_preserved": True,
-        "height_before": story.height_before,
-        "height_after": story.height_after,
-        "nodes": story.nodes,
-        "proposal_ids": [],
-        "seed": seed,
-    }
-    if as_json:
-        sys.stdout.write(json.dumps(plain) + "\n")
-    else:
-        sys.stdout.write(f"outcome: recovered\nrto_seconds: {story.rto_seconds}\n")
-    return 0
+    say("met: " + ", ".join(f"{count} {what}" for what, count in sorted(met.items())))
+    outcome.seed = seed
+    return _report(outcome, f"RTO {outcome.rto_seconds:.1f} s of virtual time", as_json, good=True)
 
 
 def drill_run(
@@ -166,11 +144,14 @@ def drill_run(
     options = lab.Options(nns_nodes=nns_nodes or scenario.nns_nodes)
     outcome = drills.run(name, options, say, keep, kill_offset)
     within = kill_offset is not None or outcome.rto_seconds <= budget
-    say(
-        f"{outcome.outcome}: RTO {outcome.rto_seconds:.1f} s (budget {budget:.0f} s), state "
-        f"{'preserved' if outcome.state_preserved else 'NOT preserved'}"
-        + (f"; {outcome.error}" if outcome.error else "")
-    )
+    told = f"RTO {outcome.rto_seconds:.1f} s (budget {budget:.0f} s)"
+    return _report(outcome, told, as_json, good=outcome.outcome == "recovered" and within)
+
+
+def _report(outcome: Outcome, told: str, as_json: bool, *, good: bool) -> int:
+    kept = "preserved" if outcome.state_preserved else "NOT preserved"
+    why = f"; {outcome.error}" if outcome.error else ""
+    say(f"{outcome.outcome}: {told}, state {kept}{why}")
     plain = {k: v for k, v in vars(outcome).items() if v not in ("", []) or k == "proposal_ids"}
     if as_json:
         sys.stdout.write(json.dumps(plain) + "\n")
@@ -179,4 +160,4 @@ def drill_run(
             f"outcome: {outcome.outcome}\nstate_preserved: "
             f"{str(outcome.state_preserved).lower()}\nrto_seconds: {outcome.rto_seconds}\n"
         )
-    return 0 if outcome.outcome == "recovered" and within else 1
+    return 0 if good else 1

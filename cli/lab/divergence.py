@@ -97,7 +97,7 @@ def subnet_divergence(drill: Drill) -> Outcome:
         count = drill.writer.count
         drill.wait_for("the client to go on", lambda: drill.writer.count > count + 3, 60)
         drill.writer.stop()
-        entries = workload.read_all(drill.app, swarm)
+        entries = workload.read_all(drill.app, swarm, [drill.writer])
         kept = not drill.writer.fault and workload.preserved(drill.writer, entries)
         stored = _stored_cup(drill)
         notes.append(f"{drill.writer.count} certified entries, all there once; {stored}")

@@ -165,7 +165,7 @@ class Drill:
         count = self.writer.count
         self.wait_for("the client to go on", lambda: self.writer.count > count + 3, 60)
         self.writer.stop()
-        entries = workload.read_all(self.app, self.swarm)
+        entries = workload.read_all(self.app, self.swarm, [self.writer])
         kept = not self.writer.fault and workload.preserved(self.writer, entries)
         return kept, f"{self.writer.count} certified entries, all there once"
 

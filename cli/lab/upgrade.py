@@ -74,7 +74,7 @@ def upgrade(drill: Drill) -> Outcome:
         for client in clients:
             client.stop()
         kept, text = drill.verify_journal()
-        entries = workload.read_all(drill.app, swarm)
+        entries = workload.read_all(drill.app, swarm, clients)
         kept = kept and all(not c.fault and workload.preserved(c, entries) for c in clients)
         executed = executed_by([n.folder for n in app.nodes])
         twice = [height for height, versions in executed.items() if len(versions) > 1]

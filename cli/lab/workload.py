@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,11 +86,15 @@ class Writer:
         return len(self.acknowledged)
 
 
-def read_all(agent: Agent, swarm: Swarm) -> list[dict[str, Any]]:
+def read_all(agent: Agent, swarm: Swarm, writers: Sequence[Writer] = ()) -> list[dict[str, Any]]:
     """Read the whole journal from one node and check its chain up to the certified head.
 
-    Raises: NotVerified.
+    A node that is behind shows an older journal, as well certified: it must be as long as what
+    the writers know. Raises: NotVerified.
     """
+    known = max(
+        (told["number"] + 1 for w in writers for told in w.acknowledged.values()), default=0
+    )
     for _ in range(40):
         entries: list[dict[str, Any]] = []
         while True:
@@ -106,9 +111,12 @@ def read_all(agent: Agent, swarm: Swarm) -> list[dict[str, Any]]:
         if verified.leaf(*path) != status["head"]:
             raise NotVerified("the journal's head is not the certified one")
         heads = chain(entries)
-        if status["head"] in heads:
+        if status["head"] in heads and len(entries) >= known:
             return entries
-        # The journal grew between the pages and the head: read on.
+        if len(entries) < known:
+            agent.next_node()
+            agent.world.pause(0.3)
+        # Else the journal grew between the pages and the head: read on.
     raise NotVerified("the journal's chain does not lead to its certified head")
 
 

@@ -121,6 +121,7 @@ class SystemChecker:
             entry = chain.finalized_block(height)
             if entry is not None:
                 place = (real.subnet, epoch, height)
+                self.system.counts["rounds"] += place not in self.finalized
                 self._same(self.finalized, place, entry.hash, "finalized blocks")
         if last_epoch != epoch:
             view = real.records.view(real.subnet, real.package.registry_version)

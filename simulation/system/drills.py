@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cli.lab import drills as lab
 from cli.lab.drill import Outcome
 from cli.lab.swarm import Options
 from simulation.checker import Violation
-from simulation.plan import Plan
 from simulation.scheduler import SECOND, draw
 from simulation.system.storms import storm
 from simulation.system.swarm import SimulatedGround, System
@@ -44,14 +44,6 @@ WEIGHTS = {
 assert set(WEIGHTS) == set(lab.SCENARIOS), "every drill can be simulated"
 
 
-@dataclass(frozen=True)
-class Run:
-    """How a simulated drill went."""
-
-    system: System
-    outcome: Outcome
-
-
 def drawn(seed: int) -> str:
     """Return the scenario that a seed stands for."""
     names = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
@@ -59,13 +51,18 @@ def drawn(seed: int) -> str:
 
 
 def run(
-    name: str, seed: int, plan: Plan | None = None, say: Callable[[str], None] | None = None
-) -> Run:
-    """Run a drill. Raises: Violation, also when it fails or does not end.
+    name: str, seed: int, say: Callable[[str], None] = lambda _: None
+) -> tuple[Outcome, Counter[str]]:
+    """Run a drill in the storm that is drawn from the seed; also return what happened how often.
 
-    `plan`: what goes wrong besides; default: drawn from the seed.
+    Raises: Violation, also when it fails or does not end.
     """
-    system = System(seed, storm(name, seed) if plan is None else plan, say)
+    system = System(seed, storm(name, seed))
+    return run_on(system, name, say), system.counts
+
+
+def run_on(system: System, name: str, say: Callable[[str], None] = lambda _: None) -> Outcome:
+    """Run a drill on a fresh system. Raises: Violation, also when it fails or does not end."""
     memory = Path("/dev/shm")
     where = memory if memory.is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="reprise-simulated-", dir=where))
@@ -73,8 +70,7 @@ def run(
 
     def work() -> None:
         options = replace(OPTIONS, nns_nodes=lab.SCENARIOS[name].nns_nodes)
-        talk = say if say is not None else lambda _: None
-        outcomes.append(lab.run(name, options, talk, folder, ground=SimulatedGround(system)))
+        outcomes.append(lab.run(name, options, say, folder, ground=SimulatedGround(system)))
 
     main = system.fibers.spawn(work)
     system.schedule_faults()
@@ -90,4 +86,4 @@ def run(
     # A drill may also fail because more was fetched than on a calm day: that is no violation.
     if outcome.error or not outcome.state_preserved:
         raise Violation(f"{name} failed: {outcome.error or 'state not preserved'}")
-    return Run(system, outcome)
+    return outcome

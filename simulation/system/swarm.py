@@ -34,9 +34,10 @@ RELEASE = "5e" * 32
 
 
 class System(Scheduler):
-    def __init__(self, seed: int, plan: Plan, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, seed: int, plan: Plan, listen: Callable[[str], None] | None = None) -> None:
+        """`listen`: is told what the nodes log."""
         super().__init__(seed)
-        self.plan, self.say = plan, say
+        self.plan, self.listen = plan, listen
         self.fibers = Fibers(self)
         self.network = _SwarmNetwork(self)
         self.wires = Wires(self.fibers, seed, self._reachable, 4)
@@ -59,8 +60,8 @@ class System(Scheduler):
 
     def log(self, machine: Machine, what: str, text: str) -> None:
         self.note(f"{machine.name} {what} {text}")
-        if self.say is not None:
-            self.say(f"{(self.now - GENESIS_NS) / 1e9:8.3f} {machine.name:<8} {what} {text}")
+        if self.listen is not None:
+            self.listen(f"{(self.now - GENESIS_NS) / 1e9:8.3f} {machine.name:<8} {what} {text}")
 
     def add(self, folder: Path) -> Machine:
         machine = Machine(self, len(self.machines), folder)
@@ -145,10 +146,6 @@ class System(Scheduler):
 
     def look(self, process: ReplicaProcess) -> None:
         self.checker.look(process)
-
-    def rounds(self) -> int:
-        """Return the number of blocks that were finalized in all subnets and epochs."""
-        return len(self.checker.finalized)
 
     # -- faults
 

@@ -1,0 +1,116 @@
+"""Whole swarms in virtual time: the drills' own code, with everything else real, in a storm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.lab.drills import SCENARIOS
+from simulation.checker import Violation
+from simulation.scheduler import SECOND, Scheduler
+from simulation.system import drills
+from simulation.system.fibers import Fibers
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_drill_in_a_storm(name: str) -> None:
+    outcome, met = drills.run(name, 1)
+    assert outcome.state_preserved and not outcome.error
+    assert outcome.height_after > outcome.height_before
+    assert met["catch-up packages"] > 0 and met["losses"] > 0
+
+
+def test_a_seed_is_the_same_run_under_any_hash_seed() -> None:
+    code = (
+        "from simulation.system.swarm import System; from simulation.system import drills;"
+        "from simulation.system.storms import storm;"
+        "system = System(3, storm('canister-failure', 3));"
+        "drills.run_on(system, 'canister-failure'); print(system.trace())"
+    )
+    traces = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parents[2],
+            env={"PYTHONHASHSEED": seed, "PATH": ""},
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert traces[0] == traces[1] != ""
+
+
+def test_the_command_prints_what_a_drill_prints() -> None:
+    command = [sys.executable, "-m", "cli.main", "drill", "run", "canister-failure"]
+    done = subprocess.run(
+        [*command, "--simulated", "--seed", "7", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    outcome = json.loads(done.stdout)
+    assert (outcome["scenario"], outcome["seed"]) == ("canister-failure", 7)
+    assert outcome["outcome"] == "recovered" and outcome["state_preserved"]
+
+
+def test_a_drill_that_does_not_end_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drills, "LIMIT_NS", 3 * SECOND)
+    with pytest.raises(Violation, match="not over"):
+        drills.run("canister-failure", 1)
+
+
+def test_fibers_wait_for_each_other_and_die_where_they_wait() -> None:
+    scheduler = Scheduler(1)
+    fibers, said = Fibers(scheduler), []
+
+    def count(name: str, step: int) -> None:
+        try:
+            for i in range(5):
+                fibers.sleep(step)
+                said.append(f"{name}{i}")
+        finally:
+            said.append(f"{name} ends")
+
+    def main() -> None:
+        slow, fast = fibers.spawn(lambda: count("s", 310)), fibers.spawn(lambda: count("f", 200))
+        fast.join()
+        slow.kill()
+        assert not slow.is_alive() and not fast.is_alive()
+        said.append("joined")
+
+    main_fiber = fibers.spawn(main)
+    assert scheduler.run(lambda: main_fiber.ended, SECOND)
+    assert said[:4] == ["f0", "s0", "f1", "f2"] and said[-1] == "joined"
+    assert said.count("f ends") == said.count("s ends") == 1
+
+
+def test_coroutines_run_under_virtual_time_one_inside_the_other() -> None:
+    import asyncio
+
+    scheduler = Scheduler(1)
+    fibers, took = Fibers(scheduler), []
+
+    async def inner() -> str:
+        await asyncio.sleep(2.0)
+        return "inner"
+
+    async def outer() -> str:
+        await asyncio.sleep(1.0)
+        return fibers.run(inner())
+
+    def main() -> None:
+        began = scheduler.now
+        assert fibers.run(outer()) == "inner"
+        with pytest.raises(TimeoutError):
+            fibers.run(asyncio.wait_for(asyncio.sleep(50), 0.5))
+        took.append(scheduler.now - began)
+
+    fiber = fibers.spawn(main)
+    assert scheduler.run(lambda: fiber.ended, 60 * SECOND)
+    assert 3.5 <= took[0] / SECOND < 3.6
