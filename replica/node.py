@@ -37,7 +37,7 @@ from replica.protocol.artifacts import Artifact, Certification, DkgComplaint, Fi
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.dkg import BlsDkg
 from replica.protocol.crypto.keys import ED25519_DER_PREFIX
-from replica.protocol.errors import Malformed, Rejected, ReprisError, Unavailable
+from replica.protocol.errors import Malformed, NotVerified, Rejected, ReprisError, Unavailable
 from replica.protocol.ids import (
     Height,
     NodeId,
@@ -70,6 +70,9 @@ class SyncStatistics:
     syncs: int = 0
     bytes_fetched: int = 0
     bytes_reused: int = 0
+    wasted: int = 0
+    """Whole checkpoints that were fetched and then were not what was asked for: never, since every
+    part is checked when it comes."""
 
 
 class RegistrySurroundings:
@@ -396,6 +399,7 @@ class Replica:
                 f"{fetched.bytes_reused} reused"
             )
         except (ReprisError, OSError) as error:
+            self.statistics.wasted += isinstance(error, NotVerified)
             self.log(f"state sync to height {height} failed: {error}")
             await asyncio.sleep(0.5)
         finally:

@@ -65,6 +65,7 @@ RARE_IN_SYSTEM = (
     "deafen",
     "clog",
     "bit rot",
+    "old registry",
     "full disk",
     "skew",
     "losses",

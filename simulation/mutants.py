@@ -110,6 +110,38 @@ def _recovery(seed: int) -> None:
         raise Violation("the recovery never ended (L7)")
 
 
+def _catch_up(seed: int) -> None:
+    """A whole swarm; one node loses its disk, and one of those that it fetches from lies."""
+    from simulation.system import drills
+    from simulation.system.swarm import System
+
+    system = System(seed, Plan(delay_ms_max=20, step_us=8000, liars=(1, 2)))
+    drills.run_on(system, "node-catch-up")
+
+
+def _attested(seed: int) -> None:
+    """A whole swarm; a node that has attested comes back with an old registry, cut off."""
+    from simulation.system import drills
+    from simulation.system.swarm import System
+
+    system = System(seed, Plan(delay_ms_max=20, step_us=8000))
+
+    def listen(text: str) -> None:
+        if text.startswith("  attest and plan"):
+            for later, kind in ((1, "old registry"), (1, "partition"), (4000, "heal")):
+                system.at(system.now + later * MS, system._inject, Fault(0, kind, (1 + seed % 2,)))
+
+    drills.run_on(system, "subnet-divergence", listen)
+
+
+def _upgrade(seed: int) -> None:
+    """A whole swarm moves to another release."""
+    from simulation.system import drills
+    from simulation.system.swarm import System
+
+    drills.run_on(System(seed, Plan(delay_ms_max=20, step_us=8000)), "upgrade")
+
+
 CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "consensus": _consensus,
     "halves": _halves,
@@ -120,6 +152,9 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "membership": _membership,
     "divergence": _divergence,
     "recovery": _recovery,
+    "catch-up": _catch_up,
+    "attested": _attested,
+    "upgrade": _upgrade,
 }
 
 
@@ -277,6 +312,46 @@ def _replace_component(name: str, run: Callable[[Any], Any]) -> None:
     setattr(driver, "COMPONENTS", changed)
 
 
+def _take_any_chunk() -> None:
+    from replica.protocol import manifest
+    from replica.state_sync.assemble import Assembly
+
+    accept = Assembly.accept
+
+    def trusting(self: Any, index: int, data: bytes) -> None:
+        hash_of = manifest.chunk_hash
+        setattr(manifest, "chunk_hash", lambda _: self.target.chunks[index].hash)
+        try:
+            accept(self, index, data)
+        finally:
+            setattr(manifest, "chunk_hash", hash_of)
+
+    setattr(Assembly, "accept", trusting)
+
+
+def _promise_nothing() -> None:
+    from replica.runtime.settings import NodeSettings
+
+    setattr(NodeSettings, "promise", lambda *_: None)
+
+
+def _run_the_newest() -> None:
+    """The release of the newest registry version, not of the package's."""
+    from orchestrator.agent import Orchestrator
+
+    facts_of = Orchestrator._facts
+
+    def hasty(self: Any) -> Any:
+        facts, subnet = facts_of(self), self.subnet()
+        if subnet is None or facts.wanted_version is None:
+            return facts
+        newest = self.records.view(subnet, self.records.version).replica_version
+        here = self.releases.has(newest)
+        return replace(facts, wanted_version=newest, wanted_is_here=here)
+
+    setattr(Orchestrator, "_facts", hasty)
+
+
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("quorum", "one signer fewer than n - f is enough", "halves", _lower_quorum),
     Mutant(
@@ -303,6 +378,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("epochless", "keeps artifacts of another epoch", "recovery", _take_other_epochs),
     Mutant("meek-receiver", "never complains of a bad share", "bad dealer", _never_complain),
     Mutant("gullible", "takes every complaint for justified", "bad dealer", _believe_slander),
+    Mutant("trusting-fetcher", "writes chunks that it did not check", "catch-up", _take_any_chunk),
+    Mutant("faithless", "attests and promises nothing", "attested", _promise_nothing),
+    Mutant("hasty-upgrade", "swaps the release before the CUP", "upgrade", _run_the_newest),
     Mutant("closed-shop", "deals no keys to new members", "membership", _deal_to_nobody_new),
 )
 

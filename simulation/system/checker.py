@@ -129,3 +129,5 @@ class SystemChecker:
                 raise Violation(f"{process.it.name} runs another release than its CUP says (S17)")
             assert real.records.get(keys.subnet_record(real.subnet)) is not None
         self._seen[process.machine] = (epoch, chain.finalized_height)
+        if real.statistics.wasted:
+            raise Violation(f"{process.it.name} fetched a checkpoint whose parts it did not check")

@@ -61,7 +61,10 @@ def _fault(seed: int, i: int, begin: int, nns: int, machines: int) -> list[Fault
     if dice < 0.90 and not alone:
         rot = Fault(begin, "bit rot", (target,))
         return [rot, Fault(begin + 100 * MS, "crash", (target,))]
-    if dice < 0.95:
+    if dice < 0.93 and not alone:
+        old = [Fault(begin, "old registry", (target,)), Fault(begin, "partition", (target,))]
+        return [*old, Fault(end, "heal")]
+    if dice < 0.97:
         return [Fault(begin, "full disk", (target,)), Fault(end, "space again", (target,))]
     amount = int((draw(seed, "skew", i) - 0.5) * SECOND)
     return [Fault(begin, "skew", (target,), amount), Fault(end, "skew", (target,), -amount)]

@@ -18,6 +18,7 @@ from replica.consensus import driver as consensus
 from replica.p2p import wire
 from replica.protocol.artifacts import Artifact
 from replica.protocol.ids import NodeId
+from replica.runtime.journal import frame, scan
 from simulation.network import Network
 from simulation.plan import Fault, Plan
 from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
@@ -178,6 +179,9 @@ class System(Scheduler):
             case "full disk" | "space again":
                 for machine in machines:
                     machine.full_disk = fault.kind == "full disk"
+            case "old registry":
+                for machine in machines:
+                    self._roll_back_registry(machine)
             case "bit rot":
                 for machine in machines:
                     self._rot(machine)
@@ -194,6 +198,17 @@ class System(Scheduler):
                 self.network.heal()
             case other:
                 raise ValueError(f"no such fault: {other}")
+
+    def _roll_back_registry(self, machine: Machine) -> None:
+        """The machine comes back from a backup of its registry, as of the first version."""
+        was_held = machine.held
+        machine.hold()
+        path = machine.settings.registry_path
+        if path.exists():
+            records, _ = scan(path.read_bytes())
+            path.write_bytes(frame(records[0]) if records else b"")
+        if not was_held:
+            machine.start()
 
     def _rot(self, machine: Machine) -> None:
         """Flip a bit in a file of the newest checkpoint."""
