@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import gc
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from simulation.checker import Violation
 from simulation.plan import Plan, random_plan
@@ -194,6 +196,11 @@ def _chunk(scenario: str, first: int, count: int) -> Result:
             rounds, counts = _one(scenario, seed)
         except AssertionError as error:
             result.failures.append(Failure(scenario, seed, str(error)))
+            continue
+        except Exception as error:  # whatever escapes from the simulated code is a bug of it
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{type(error).__name__}: {error} ({where.name} in {Path(where.filename).name})"
+            result.failures.append(Failure(scenario, seed, text))
             continue
         result.rounds += rounds
         result.counts.update(counts)

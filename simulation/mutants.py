@@ -120,7 +120,7 @@ def _catch_up(seed: int) -> None:
 
 
 def _attested(seed: int) -> None:
-    """A whole swarm; a node that has attested comes back with an old registry, cut off."""
+    """A whole swarm; those who have attested come back with an old registry, cut off together."""
     from simulation.system import drills
     from simulation.system.swarm import System
 
@@ -128,8 +128,8 @@ def _attested(seed: int) -> None:
 
     def listen(text: str) -> None:
         if text.startswith("  attest and plan"):
-            for later, kind in ((1, "old registry"), (1, "partition"), (4000, "heal")):
-                system.at(system.now + later * MS, system._inject, Fault(0, kind, (1 + seed % 2,)))
+            for later, kind in ((1, "old registry"), (1, "partition"), (15_000, "heal")):
+                system.at(system.now + later * MS, system._inject, Fault(0, kind, (1, 2, 3)))
 
     drills.run_on(system, "subnet-divergence", listen)
 

@@ -21,8 +21,7 @@ from simulation.scheduler import MS, Scheduler
 
 RETRY_NS = 250 * MS
 LOSSES_MAX = 6
-RECENT_MAX = 1024
-"""Decoded artifacts that a node keeps at hand: the same one comes from several peers."""
+DECODED_MAX = 4096
 
 Deliver = Callable[[int, int, Artifact], None]
 """(source, target, artifact)"""
@@ -44,13 +43,16 @@ class Network:
         self._known: dict[tuple[int, int], set[bytes]] = {}
         self._evidence: dict[tuple[int, int], Evidence] = {}
         """What (node, peer): the node knows its peer to hold."""
-        self._recent: list[dict[bytes, Artifact]] = [{} for _ in range(size)]
+        self._decoded: dict[bytes, Artifact] = {}
+        """What was decoded lately: the same bytes come to many. Artifacts never change."""
         self._key = scheduler.seed.to_bytes(8, "big")
         self._span_ns = max(1, (plan.delay_ms_max - plan.delay_ms_min) * MS)
 
     # -- faults
 
     def reachable(self, source: int, target: int) -> bool:
+        if not (self.cut or self.deaf or self.clogged):
+            return True
         if target in self.deaf or source in self.clogged:
             return False
         return (source in self.cut) == (target in self.cut)
@@ -142,20 +144,18 @@ class Network:
         if len(back) > 20_000:
             back.clear()
         back.add(raw)
-        peeked = artifacts.peek(raw)
-        if peeked is not None and self.is_late(target, *peeked):
-            return
-        recent = self._recent[target]
-        artifact = recent.get(raw)
+        artifact = self._decoded.get(raw)
         if artifact is None:
             try:
                 artifact = artifacts.decode(raw)
             except Malformed:
                 self.scheduler.counts["malformed"] += 1
                 return
-            if len(recent) >= RECENT_MAX:
-                recent.clear()
-            recent[raw] = artifact
+            if len(self._decoded) >= DECODED_MAX:
+                self._decoded.clear()
+            self._decoded[raw] = artifact
+        if self.is_late(target, type(artifact), artifact.height):
+            return
         pair = (target, source)
         if pair not in self._evidence:
             self._evidence[pair] = Evidence()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from simulation.scheduler import MS, SECOND, draw
@@ -82,7 +83,7 @@ class Plan:
     real_bls: bool = False
     slow_execution: bool = False
 
-    @property
+    @cached_property
     def faulty(self) -> frozenset[int]:
         """Byzantine nodes; what they sign is no business of the checkers."""
         return frozenset(node for role in ROLES for node in getattr(self, role))

@@ -107,7 +107,7 @@ class Drill:
     def refresh(self) -> VersionedRecords:
         """Fetch what is new in the registry; a node with nothing new may be behind the others."""
         before = self.records.version
-        certified_registry.fetch(self.nns, self.records)
+        self.patiently(lambda: certified_registry.fetch(self.nns, self.records))
         if self.records.version == before:
             self.nns.next_node()
         return self.records

@@ -28,15 +28,24 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def _artifact(kind: type[T]) -> type[T]:
-    """A frozen record that is encoded and hashed once: pools look it up all the time."""
-    made = dataclass(frozen=True)(kind)
+    """A frozen record that is its encoding, made once: pools look it up all the time."""
+    made = dataclass(frozen=True, eq=False)(kind)
     made.__hash__ = _hash_of_bytes  # type: ignore[method-assign, assignment]
+    made.__eq__ = _equal_bytes  # type: ignore[method-assign, assignment]
     return made
 
 
 def _hash_of_bytes(self: Artifact) -> int:
-    raw = self.__dict__.get("_bytes")
-    return hash(encode(self) if raw is None else raw)
+    try:
+        return hash(self.__dict__["_bytes"])
+    except KeyError:
+        return hash(encode(self))
+
+
+def _equal_bytes(self: Artifact, other: object) -> bool:
+    if self is other:
+        return True
+    return type(self) is type(other) and encode(self) == encode(other)
 
 
 @dataclass(frozen=True, slots=True)
