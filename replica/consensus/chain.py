@@ -63,6 +63,10 @@ class Chain:
         """What is generated, by the summary's hash and the tag."""
         self.shares_checked: dict[bytes, bool] = {}
         """Whether this node's share is right, by a dealing's digest."""
+        self.shares_good: tuple[DkgMessage, ...] = ()
+        """Key generation of a block in which this node has nothing to complain of."""
+        self.purged_at: tuple[int, ...] = ()
+        """How far everything was when the purger last found nothing to do."""
         self._in_force: dict[int, Summary] = {}
         self._intervals: dict[int, Interval] = {}
         self.summaries_seen = 0

@@ -119,13 +119,14 @@ def complain(reader: Reader) -> list[Mutation]:
     of_parent = reader.chain.summary_of(parents[0].hash) if parents else None
     if of_parent is None or of_parent.height != summary.height:
         return []
-    out: list[Mutation] = []
-    for message in reader.chain.dealt(parents[0].hash):
-        if isinstance(message, DkgDealing) and not _opens(reader, summary, message):
-            complaint = _complaint(reader, summary, message)
-            if complaint not in reader.pool.validated:
-                out.append(AddValidated(complaint))
-    return out
+    dealt = reader.chain.dealt(parents[0].hash)
+    if dealt is reader.chain.shares_good:
+        return []
+    bad = [m for m in dealt if isinstance(m, DkgDealing) and not _opens(reader, summary, m)]
+    if not bad:
+        reader.chain.shares_good = dealt
+    complaints = [_complaint(reader, summary, message) for message in bad]
+    return [AddValidated(c) for c in complaints if c not in reader.pool.validated]
 
 
 def _opens(reader: Reader, summary: Summary, message: DkgDealing) -> bool:
@@ -167,6 +168,10 @@ def validate(reader: Reader) -> list[Mutation]:
     summary = _open(reader)
     pool, height = reader.pool, summary.height
     out: list[Mutation] = []
+    if not pool.unvalidated.has(DkgDealing, height) and not pool.unvalidated.has(
+        DkgComplaint, height
+    ):
+        return out
     known = {(a.tag, a.dealer) for a in pool.validated.at(DkgDealing, height)}
     for dealing in pool.unvalidated.at(DkgDealing, height):
         if (dealing.tag, dealing.dealer) in known:

@@ -78,12 +78,12 @@ class Section:
         """No height of a kind is below its floor."""
 
     def insert(self, artifact: Artifact, now_ns: int) -> bool:
-        height = artifact.height
-        entries = self._kinds.setdefault(type(artifact), {}).setdefault(height, {})
-        if artifact in entries:
+        height, kind = artifact.height, type(artifact)
+        entries = self._kinds.setdefault(kind, {}).setdefault(height, {})
+        count = len(entries)
+        entries.setdefault(artifact, now_ns)
+        if len(entries) == count:
             return False
-        entries[artifact] = now_ns
-        kind = type(artifact)
         self.touched.add(kind)
         if height < self._floors.get(kind, height + 1):
             self._floors[kind] = height

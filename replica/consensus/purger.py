@@ -28,12 +28,21 @@ ROUND = (NotarizationShare, FinalizationShare, EquivocationProof)
 
 SLACK = 8
 """Heights that pile up before a kind is purged: each purge costs more than keeping them."""
+STRIDE = 4
+"""Heights after which the purger looks again."""
 
 
 def make(reader: Reader) -> list[Mutation]:
     chain, pool = reader.chain, reader.pool
     finalized, cup = chain.finalized_height, chain.cup.height
     executed = reader.context.state.latest_height
+    progress = (
+        *(h // STRIDE for h in (finalized, executed, chain.beacon_height)),
+        cup,
+        chain.summary_at(finalized).height,
+    )
+    if progress == chain.purged_at:
+        return []  # what has become old since then is hardly worth a look
     kept = max(CHAIN_LENGTH_MIN, chain.cup.summary.interval_length + 1)
     wanted = [
         (Height(cup - kept), LONG_LIVED, True, True),
@@ -55,4 +64,6 @@ def make(reader: Reader) -> list[Mutation]:
         ]
         if any(s.has_below(height - SLACK, kinds) for s in sections):
             out.append(PurgeBelow(height, kinds, validated, unvalidated))
+    if not out:
+        chain.purged_at = progress
     return out

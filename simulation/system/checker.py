@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replica.client import local_registry as keys
 from replica.consensus import driver as consensus
 from replica.protocol.artifacts import (
     Artifact,
@@ -16,6 +15,7 @@ from replica.protocol.artifacts import (
     NotarizationShare,
 )
 from replica.protocol.attestation import Attestation
+from replica.protocol.errors import Unavailable
 from replica.protocol.ids import SubnetId
 from simulation.checker import Violation
 
@@ -110,8 +110,19 @@ class SystemChecker:
         if records.version <= promised[1] or raw.is_halted:
             raise Violation(f"{process.it.name} signs in an epoch in which it promised not to")
 
+    def _check_release(self, process: ReplicaProcess) -> None:
+        """S17: the release is the one of the package's registry version."""
+        real = process.real
+        assert real is not None
+        try:
+            view = real.records.view(real.subnet, real.package.registry_version)
+        except Unavailable:
+            return  # it has taken a newer package from its peers since it was started
+        if view.replica_version != real.version:
+            raise Violation(f"{process.it.name} runs another release than its CUP says (S17)")
+
     def look(self, process: ReplicaProcess) -> None:
-        """S1, and S17: the release is the one of the package's registry version."""
+        """S1, and what holds of a replica that has just been started."""
         real = process.real
         assert real is not None
         chain, epoch = real.driver.chain, real.driver.chain.cup.epoch
@@ -124,10 +135,7 @@ class SystemChecker:
                 self.system.counts["rounds"] += place not in self.finalized
                 self._same(self.finalized, place, entry.hash, "finalized blocks")
         if last_epoch != epoch:
-            view = real.records.view(real.subnet, real.package.registry_version)
-            if view.replica_version != real.version:
-                raise Violation(f"{process.it.name} runs another release than its CUP says (S17)")
-            assert real.records.get(keys.subnet_record(real.subnet)) is not None
+            self._check_release(process)
         self._seen[process.machine] = (epoch, chain.finalized_height)
         if real.statistics.wasted:
             raise Violation(f"{process.it.name} fetched a checkpoint whose parts it did not check")
