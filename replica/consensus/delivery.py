@@ -38,6 +38,8 @@ def next_batch(reader: Reader) -> Batch | None:
     entry, tape = chain.finalized_block(height), chain.tapes.get(height)
     if entry is None or tape is None:
         return None
+    if entry.block.context.registry_version > reader.context.registry.latest_version:
+        return None  # n - f others have it already; execution reads the registry at this version
     is_checkpoint = isinstance(entry.payload, Summary)
     if not is_checkpoint and reader.status is not Status.RUNNING and reader.should_halt(height):
         return None

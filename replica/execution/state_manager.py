@@ -23,7 +23,7 @@ from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import NotVerified, ReprisError, Unavailable
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import Height, RegistryVersion, SubnetId
-from replica.runtime.journal import sync_directory
+from replica.runtime.journal import sync_directory, write_durably
 from replica.state import checkpoint
 from replica.state.placement import all_tables
 from replica.state.rows import Changes, Layer
@@ -104,9 +104,12 @@ class StateManager:
         for height in reversed(self.checkpoint_heights()):
             if height > package.height:
                 continue
-            if height == package.height and self._root_of(height) != package.state_hash:
-                self.log(f"the checkpoint at {height} is not the one in the CUP: set aside")
-                checkpoint.remove(self.folder(height))
+            at_package = height == package.height
+            expected = package.state_hash if at_package else self._recorded_root(height)
+            if self._root_of(height) != expected:
+                what = "in the CUP" if at_package else "that was written"
+                self.log(f"the checkpoint at {height} is not the one {what}: set aside")
+                self._discard(height)
                 continue
             if self._try_load(height, package.epoch):
                 return
@@ -122,8 +125,7 @@ class StateManager:
             snapshot, changes = checkpoint.load(self.folder(height), Height(height))
         except (ReprisError, OSError, ValueError) as error:
             self.log(f"the checkpoint at {height} can't be read ({error}): removed")
-            checkpoint.remove(self.folder(height))
-            self.manifests.pop(height, None)
+            self._discard(height)
             return False
         self._start_from(snapshot, changes, epoch)
         self._base = height
@@ -160,7 +162,7 @@ class StateManager:
                     os.link(self.folder(height) / path, aside / path)
                 checkpoint.sync_folder(aside)
                 os.rename(aside, target)
-                sync_directory(self.checkpoints)
+                self._record_root(package.height, package.state_hash)
                 self.log(f"adopted the checkpoint of height {height} as {package.height}")
                 return
 
@@ -294,8 +296,27 @@ class StateManager:
             os.rename(aside, target)
             sync_directory(self.checkpoints)
         root = self._root_of(height)
+        self._record_root(height, root)
         self._dirty, self._base = {}, height
         return root
+
+    def _root_path(self, height: int) -> Path:
+        return self.checkpoints / f"{height:016x}.root"
+
+    def _record_root(self, height: int, root: bytes) -> None:
+        """Note, durably, what a checkpoint's root is: a disk may rot until it is read again."""
+        if self._recorded_root(height) != root:
+            write_durably(self._root_path(height), root)
+
+    def _recorded_root(self, height: int) -> bytes | None:
+        path = self._root_path(height)
+        return path.read_bytes() if path.exists() else None
+
+    def _discard(self, height: int) -> None:
+        """Remove a checkpoint and all that is known of it: another may be made at its height."""
+        checkpoint.remove(self.folder(height))
+        self._root_path(height).unlink(missing_ok=True)
+        self.manifests.pop(height, None)
 
     def _root_of(self, height: int) -> bytes:
         found = self.manifests.get(height)
@@ -311,8 +332,7 @@ class StateManager:
         below = [h for h in self.checkpoint_heights() if h < height]
         for h in below[:-keep] if keep else below:
             if h != self._base:
-                checkpoint.remove(self.folder(h))
-                self.manifests.pop(h, None)
+                self._discard(h)
 
     def install_synced(self, folder: Path, height: Height, root: bytes, epoch: int) -> None:
         """Take over a fetched checkpoint. Raises: NotVerified when its root is another one."""
@@ -323,7 +343,7 @@ class StateManager:
         checkpoint.remove(target)
         checkpoint.sync_folder(folder)
         os.rename(folder, target)
-        sync_directory(self.checkpoints)
+        self._record_root(height, root)
         self.manifests[height] = computed
         snapshot, changes = checkpoint.load(target, height)
         self._start_from(snapshot, changes, epoch)

@@ -211,7 +211,7 @@ class System(Scheduler):
             machine.start()
 
     def _rot(self, machine: Machine) -> None:
-        """Flip a bit in a file of the newest checkpoint."""
+        """Flip a bit in a file of the newest checkpoint, and of those that link to it."""
         folders = sorted((machine.settings.data / "checkpoints").glob("[0-9a-f]" * 16))
         if not folders:
             return
@@ -220,9 +220,7 @@ class System(Scheduler):
         data = bytearray(path.read_bytes())
         where = int(draw(self.seed, "where", self.now) * len(data))
         data[where] ^= 1 << int(8 * draw(self.seed, "bit", self.now))
-        # Not through the hard link: other checkpoints share the file's old content.
-        path.unlink()
-        path.write_bytes(bytes(data))
+        path.write_bytes(bytes(data))  # also of the older checkpoints that share the file
 
 
 class _SwarmNetwork(Network):

@@ -387,3 +387,38 @@ def test_a_damaged_checkpoint_is_noticed(machine: Machine, victim: str) -> None:
 
     with pytest.raises(Rejected):
         checkpoint.load(folder, Height(machine.height))
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["the newest only", "older ones as well"])
+def test_rot_in_a_checkpoint_is_noticed_at_the_next_start(machine: Machine, shared: bool) -> None:
+    """Both were found by simulated storms: a rotten checkpoint's manifest outlived it, and an older
+    one, of which no package tells the root, was believed."""
+    for amount in (5, 6, 7):
+        machine.call(FIRST, DID, "add", amount)
+        machine.block(checkpoint=True)
+    first, second = machine.state.checkpoint_heights()[-2:]
+    roots = {h: machine.state.checkpoint_root_at(h) for h in (first, second)}
+    assert roots[first] != roots[second]
+    for height in (first, second) if shared else (second,):
+        path = next(p for p in machine.state.folder(height).rglob("system.cbor"))
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.unlink()
+        path.write_bytes(bytes(data))
+    other = Machine(machine.folder, trusted=machine.trusted)
+    root = roots[second]
+    assert root is not None
+    other.state.open(recovery_cup(Height(second), root))
+    kept = other.state.checkpoint_heights()
+    assert second not in kept and (first in kept) == (not shared)
+    assert other.state.latest_height <= first
+    if shared:
+        return
+    assert other.state.latest_height == first
+    other.height, other.time_ns = machine.height, machine.time_ns
+    while other.state.latest_height < second:
+        other.height = other.state.latest_height
+        other.block(checkpoint=other.height + 1 == second)
+    rewritten = other.state.checkpoint_root_at(second)
+    folder = other.state.folder(second)
+    assert rewritten == manifest.root(checkpoint.compute_manifest(folder)), "of what is there now"

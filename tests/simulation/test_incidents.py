@@ -154,3 +154,41 @@ def test_the_first_blocks_after_a_package_from_the_future(monkeypatch: pytest.Mo
     monkeypatch.setattr(genesis, "NOTARY_DELAY_MS", 300)
     world = World(4, Plan())
     assert world.run(lambda: world.finalized_height() >= 5, 10 * SECOND)
+
+
+class OneLateRegistry(World):
+    """Node 3 has a registry of its own, which learns nothing for a while."""
+
+    def registry_of(self, node: Node) -> VersionedRecords:
+        if node.index != 3:
+            return self.nns
+        if not hasattr(self, "own"):
+            self.own = VersionedRecords()
+            self.own.apply(self.nns.deltas[0])
+        return self.own
+
+    def _carry_out(self, node: Node, effect: d.Effect) -> None:
+        if isinstance(effect, d.Execute):
+            here = self.registry_of(node).version
+            assert effect.batch.registry_version <= here, "execution reads the registry there"
+        super()._carry_out(node, effect)
+
+
+def test_a_block_is_not_executed_before_its_registry_version_is_here() -> None:
+    """A node that hears of a version late follows the others' blocks, and executes them later."""
+    world = OneLateRegistry(1, Plan(interval=15))
+    late = world.nodes[3]
+    assert world.run(lambda: world.finalized_height() >= 5, 20 * SECOND)
+    publish(world.nns, [Mutation("unrelated", b"x")])
+    for node in world.nodes[:3]:
+        world.registry_arrived(node)
+    world.run(lambda: False, 3 * SECOND)
+    stopped = late.state.latest_height
+    assert late.driver is not None and late.driver.chain.finalized_height > stopped + 3
+    assert world.nodes[0].state.latest_height > stopped + 3
+    world.own.apply(world.nns.deltas[1])
+    world.registry_arrived(late)
+    assert world.run(
+        lambda: late.state.certified_height >= world.nodes[0].state.certified_height - 1,
+        5 * SECOND,
+    )
