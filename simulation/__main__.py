@@ -84,16 +84,26 @@ def shrink_(
     seed: Annotated[int, typer.Option(help="A seed that fails.", min=0)],
     out: Annotated[Path, typer.Option(help="Where the scenario is written.")],
     about: Annotated[str, typer.Option(help="What went wrong, for the file.")] = "",
+    scenario: Annotated[
+        str, typer.Option(help="consensus, system, or a drill's name: as the campaign had it.")
+    ] = campaign.CONSENSUS,
 ) -> None:
     """Reduce a failing seed to the faults that matter, and write them down as a scenario."""
-    plan = random_plan(seed, campaign.ROUNDS)
-    reason = shrink.why(seed, plan)
+    drill = "" if scenario == campaign.CONSENSUS else scenario
+    if drill:
+        from simulation.system import drills, storms
+
+        drill = drills.drawn(seed) if drill == campaign.SYSTEM else drill
+        plan = storms.storm(drill, seed)
+    else:
+        plan = random_plan(seed, campaign.ROUNDS)
+    reason = shrink.why(seed, plan, drill)
     if reason is None:
         sys.stderr.write(f"seed {seed} does not fail\n")
         raise typer.Exit(1)
     sys.stderr.write(f"seed {seed}: {reason}\n")
-    small = shrink.shrink(plan, lambda p: shrink.why(seed, p), _tell)
-    shrink.store(shrink.Scenario(about or reason, seed, small), out)
+    small = shrink.shrink(plan, lambda p: shrink.why(seed, p, drill), _tell)
+    shrink.store(shrink.Scenario(about or reason, seed, small, drill), out)
     sys.stdout.write(f"{out}\n")
 
 

@@ -27,12 +27,20 @@ class Scenario:
     about: str
     seed: int
     plan: Plan
+    drill: str = ""
+    """The drill that a whole swarm goes through meanwhile; empty: consensus alone."""
 
 
-def why(seed: int, plan: Plan) -> str | None:
+def why(seed: int, plan: Plan, drill: str = "") -> str | None:
     try:
-        campaign.run_plan(seed, plan)
-    except AssertionError as error:
+        if drill:
+            from simulation.system import drills
+            from simulation.system.swarm import System
+
+            drills.run_on(System(seed, plan), drill)
+        else:
+            campaign.run_plan(seed, plan)
+    except Exception as error:  # whatever escapes from the simulated code is a bug of it
         return str(error) or type(error).__name__
     return None
 
@@ -105,12 +113,14 @@ def _rounded(fault: Fault) -> Fault:
 def load(path: Path) -> Scenario:
     """Raises: ValueError, TypeError, KeyError for anything that is not a scenario."""
     plain = json.loads(path.read_text())
-    return Scenario(plain["about"], plain["seed"], from_json(json.dumps(plain["plan"])))
+    plan = from_json(json.dumps(plain["plan"]))
+    return Scenario(plain["about"], plain["seed"], plan, plain.get("drill", ""))
 
 
 def store(scenario: Scenario, path: Path) -> None:
     plain = {
         "about": scenario.about,
+        **({"drill": scenario.drill} if scenario.drill else {}),
         "seed": scenario.seed,
         "plan": json.loads(to_json(scenario.plan)),
     }

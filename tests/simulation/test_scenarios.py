@@ -10,14 +10,20 @@ from simulation import mutants, shrink
 from simulation.campaign import run_plan
 from simulation.plan import Fault, Plan, random_plan
 from simulation.scheduler import MS
+from simulation.system import drills
+from simulation.system.swarm import System
 
 FILES = sorted((Path(__file__).parent.parent / "scenarios").glob("*.json"))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("path", FILES, ids=[p.stem for p in FILES])
 def test_scenario(path: Path) -> None:
     scenario = shrink.load(path)
-    run_plan(scenario.seed, scenario.plan, exhaustive=True)
+    if scenario.drill:
+        drills.run_on(System(scenario.seed, scenario.plan), scenario.drill)
+    else:
+        run_plan(scenario.seed, scenario.plan, exhaustive=True)
 
 
 def test_shrinking_keeps_the_faults_that_matter() -> None:
