@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.decide import Facts, StartReplica, StopReplica, StoreCup, decide
 from replica.client import local_registry as keys
+from replica.client.evidence import members_of
 from replica.client.local_registry import VersionedRecords
 from replica.consensus import driver as d
 from replica.consensus.delivery import next_batch
@@ -294,15 +295,13 @@ class RecoveryWorld(World):
         return replace(unsigned, signature=node.keys.signing.sign(unsigned.message))
 
     def _judge(self, evidence: Evidence) -> Any:
-        view = self.nns.view(self.subnet, self.nns.version)
         built = self.nns.registry_cup(self.subnet)
         assert built is not None
         return judge(
             evidence,
             self.subnet,
             self.nns.subnet_public_key(self.subnet),
-            {n: k.signing for n, k in view.keys.items()},
-            {n: k.committee for n, k in view.keys.items()},
+            members_of(self.nns, self.subnet, self.nns.version),
             built,
             self.scheme,
         )

@@ -7,7 +7,8 @@ when n - f members attest them, and the registry's dry run has the last word bef
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,14 +17,16 @@ from cli import nns_client
 from cli.lab.layout import NodeEntry, SubnetEntry
 from replica.client.agent import Agent, World
 from replica.client.evidence import judge as judge_evidence
-from replica.client.local_registry import VersionedRecords, cup_contents
+from replica.client.evidence import members_of
+from replica.client.local_registry import VersionedRecords, cup_contents, node_record
 from replica.protocol import artifacts, attestation, canonical, cbor, cup
 from replica.protocol.artifacts import Block, Certification, Finalization
 from replica.protocol.attestation import Attestation, Evidence
-from replica.protocol.crypto import bls
 from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.errors import Malformed, NotVerified, Rejected, ReprisError
-from replica.protocol.ids import Height, NodeId, Principal, RegistryVersion, SubnetId, TimeNs
+from replica.protocol.ids import Height, Principal, RegistryVersion, SubnetId, TimeNs
+from replica.protocol.messages import ic_pb2 as pb
+from replica.protocol.messages import parse
 
 ATTEST_S_MAX = 120.0
 
@@ -73,6 +76,22 @@ class Plan:
         }
 
 
+def with_holders(
+    subnet: SubnetEntry, records: VersionedRecords, package: cup.CatchUpPackage
+) -> SubnetEntry:
+    """Return the subnet with all nodes that a package counts on: some may be members no more."""
+    known, former = {n.id for n in subnet.nodes}, []
+    for node in sorted(package.holders):
+        raw = records.get(node_record(node))
+        if node in known or raw is None:
+            continue
+        record = parse(pb.NodeRecord, raw)
+        http = f"http://{record.http.ip_addr}:{record.http.port}"
+        caretaker = f"http://{record.orchestrator.ip_addr}:{record.orchestrator.port}"
+        former.append(NodeEntry(node.short, node, subnet.name, http, caretaker, Path()))
+    return replace(subnet, nodes=(*subnet.nodes, *former))
+
+
 def gather(
     subnet: SubnetEntry,
     agent: Agent,
@@ -88,8 +107,7 @@ def gather(
         raise Rejected(f"the registry has no catch-up package of {subnet.id}")
     found = Gathered(registry_cup)
     key = records.subnet_public_key(subnet.id)
-    view = records.view(subnet.id, records.version)
-    committee = {n: k.committee for n, k in view.keys.items()}
+    members = members_of(records, subnet.id, records.version)
     for node in subnet.nodes:
         try:
             plain = cbor.loads(agent.get_bytes(node.http_url, "/_/evidence"))
@@ -97,7 +115,7 @@ def gather(
             found.silent.append(node.name)
             continue
         try:
-            _merge(found, plain, key, committee, view.quorum, registry_cup)
+            _merge(found, plain, key, members, registry_cup)
         except (ReprisError, KeyError) as error:
             found.lying.append(f"{node.name}: {error}")
     return found
@@ -107,8 +125,7 @@ def _merge(
     found: Gathered,
     plain: dict[str, bytes],
     key: bytes,
-    committee: dict[NodeId, bytes],
-    quorum: int,
+    members: attestation.Members,
     registry_cup: cup.CatchUpPackage,
 ) -> None:
     package = cup.decode(plain["cup"])
@@ -121,7 +138,7 @@ def _merge(
             raise Malformed("not a certification")
         best = found.certification.height if found.certification else -1
         if certification.epoch == registry_cup.epoch and certification.height > best:
-            attestation._check_certification(certification, key, bls.VERIFIER)
+            attestation.check_certification(certification, key)
             found.certification = certification
     if "finalization" in plain:
         final = artifacts.decode(plain["finalization"])
@@ -130,9 +147,8 @@ def _merge(
             raise Malformed("not a finalization")
         best = found.finalization.height if found.finalization else -1
         if final.epoch == registry_cup.epoch and final.height > best:
-            attestation._check_finalization(
-                final, block, found.package, quorum, committee, bls.VERIFIER
-            )
+            keys = attestation.members_at(found.package, block.height, members)
+            attestation.check_finalization(final, block, found.package, keys)
             found.finalization, found.block = final, block
 
 
@@ -144,7 +160,6 @@ def attest(
     on_answer: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Attestation], list[str]]:
     """Ask every orchestrator to replay to a height and attest; return (attestations, problems)."""
-    view = records.view(subnet.id, records.version)
 
     def ask(node: NodeEntry) -> Attestation | str:
         try:
@@ -157,9 +172,9 @@ def attest(
             made = canonical.decode(Attestation, response.content)
         except (httpx2.HTTPError, ReprisError) as error:
             return f"{node.name}: {error or type(error).__name__}"
-        keys = view.keys.get(made.node)
-        if keys is None or made.node != node.id:
+        if made.node != node.id:
             return f"{node.name}: attests as another node"
+        keys = records.node_keys(made.node)
         if not verify_ed25519(keys.signing, made.message, made.signature):
             return f"{node.name}: its attestation is not signed by it"
         on_answer(f"{node.name} attests {made.state_hash.hex()[:12]} at height {made.height}")
@@ -192,7 +207,11 @@ def make(
         raise Rejected(
             f"subnet {subnet.name} is not halted; first `reprise subnet halt {subnet.name}`"
         )
+    base = records.registry_cup(subnet.id)
+    if base is not None:
+        subnet = with_holders(subnet, records, base)
     found = gather(subnet, agent, records)
+    subnet = with_holders(subnet, records, found.package)
     say(
         f"R = {found.height}: CUP {found.package.height}, certified "
         f"{found.certification.height if found.certification else 'nothing above'}"

@@ -3,7 +3,7 @@
 from replica.abi.v1 import Principal, Refuse, evidence, messages, sha256
 
 from . import replacement
-from .store import get, latest_version, need
+from .store import get, latest_version
 
 
 def recovery_mutations(ctx, payload):
@@ -22,7 +22,7 @@ def recovery_mutations(ctx, payload):
         raise Refuse(f"subnet {subnet} is not halted; halt it first (`reprise subnet halt`)")
     contents_raw, cup_version = need_versioned(ctx, f"catch_up_package_contents_{subnet}")
     contents = messages.parse(messages.CatchUpPackageContents, contents_raw)
-    judged = judge(ctx, payload, subnet, settings, contents_raw, cup_version, replacing)
+    judged = judge(ctx, payload, subnet, contents_raw, cup_version, replacing)
     if judged.state_hash != payload["state_hash"]:
         raise Refuse("the state hash is not the one that the members attest")
     interval = settings.dkg_interval_length + 1
@@ -76,30 +76,40 @@ def set_keys(contents, subnet, summary):
         field.CopyFrom(made)
 
 
-def judge(ctx, payload, subnet, settings, contents_raw, cup_version, replacing):
+def judge(ctx, payload, subnet, contents_raw, cup_version, replacing):
     """Check the evidence against the keys that the registry holds."""
     if payload["evidence"] is None:
         raise Refuse("the proposal carries no evidence; make it with `reprise recover subnet plan`")
-    signing, committee = {}, {}
-    for raw in settings.membership:
-        node = Principal(raw)
-        signing[node] = public_key(ctx, f"crypto_record_{node}_1")
-        committee[node] = public_key(ctx, f"crypto_record_{node}_3")
+
+    def members(version):
+        """Return who was a member at a version, or is now."""
+        record = get(ctx, f"subnet_record_{subnet}", version)[0]
+        nodes = [Principal(raw) for raw in messages.parse(messages.SubnetRecord, record).membership]
+        return {
+            node: evidence.MemberKeys(
+                public_key(ctx, f"crypto_record_{node}_1", version),
+                public_key(ctx, f"crypto_record_{node}_3", version),
+            )
+            for node in nodes
+        }
+
     at_cup = get(ctx, f"subnet_record_{subnet}", cup_version)[0]
     registry_cup = evidence.from_registry(subnet, contents_raw, cup_version, at_cup)
     return evidence.judge(
         evidence.decode(payload["evidence"]),
         subnet,
         public_key(ctx, f"crypto_threshold_signing_public_key_{subnet}"),
-        signing,
-        committee,
+        members,
         registry_cup,
         replacing=replacing,
     )
 
 
-def public_key(ctx, key):
-    return messages.parse(messages.PublicKey, need(ctx, key)).key_value
+def public_key(ctx, key, version=None):
+    found = get(ctx, key, version)
+    if found is None:
+        raise Refuse(f"the registry has no {key}")
+    return messages.parse(messages.PublicKey, found[0]).key_value
 
 
 def need_versioned(ctx, key):

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from replica.client.local_registry import VersionedRecords
 from replica.protocol import attestation
-from replica.protocol.attestation import Evidence, Judgement
+from replica.protocol.attestation import Evidence, Judgement, MemberKeys
 from replica.protocol.cup import CatchUpPackage
-from replica.protocol.ids import RegistryVersion, SubnetId
+from replica.protocol.ids import NodeId, RegistryVersion, SubnetId
+
+
+def members_of(
+    records: VersionedRecords, subnet: SubnetId, latest: RegistryVersion
+) -> attestation.Members:
+    """Return how the members of a subnet are looked up, as of a version."""
+
+    def members(version: RegistryVersion | None) -> dict[NodeId, MemberKeys]:
+        view = records.view(subnet, latest if version is None else version)
+        return {n: MemberKeys(k.signing, k.committee) for n, k in view.keys.items()}
+
+    return members
 
 
 def judge(
@@ -18,17 +30,15 @@ def judge(
     *,
     replacing: bool = False,
 ) -> Judgement:
-    """Check evidence against the members and keys of a registry version.
+    """Check evidence against the registry as of a version.
 
     `base`: the unsigned catch-up package in force, or its epoch. Raises: NotVerified.
     """
-    view = records.view(subnet, version)
     return attestation.judge(
         evidence,
         subnet,
         records.subnet_public_key(subnet, version),
-        {n: k.signing for n, k in view.keys.items()},
-        {n: k.committee for n, k in view.keys.items()},
+        members_of(records, subnet, version),
         base,
         replacing=replacing,
     )

@@ -8,6 +8,7 @@ Source: design, "Recovery": R, evidence classes, CUP height and time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from replica.protocol import artifacts, canonical, cup, hash_tree
@@ -22,6 +23,20 @@ from replica.protocol.ids import Epoch, Height, NodeId, RegistryVersion, SubnetI
 HEIGHT_MARGIN = 70
 """A subnet never runs further than this ahead of what it certified."""
 EVIDENCE_BYTES_MAX = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class MemberKeys:
+    """What a member signs with."""
+
+    signing: bytes
+    """Ed25519, 32 bytes."""
+    committee: bytes
+    """Multi-signature key, 96 bytes."""
+
+
+Members = Callable[[RegistryVersion | None], dict[NodeId, MemberKeys]]
+"""A subnet's members at a registry version; None: at the latest that the judge has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +113,7 @@ def judge(
     evidence: Evidence,
     subnet: SubnetId,
     public_key: bytes,
-    signing_keys: dict[NodeId, bytes],
-    committee_keys: dict[NodeId, bytes],
+    members: Members,
     registry_cup: cup.CatchUpPackage | int,
     scheme: Scheme = bls.VERIFIER,
     *,
@@ -107,8 +121,7 @@ def judge(
 ) -> Judgement:
     """Check every signature and return what is proven (evidence of class *certified*).
 
-    `public_key`: the subnet's, from the registry. `signing_keys`: Ed25519 keys of the members;
-    `committee_keys`: their multi-signature keys. `registry_cup`: the unsigned CUP in force;
+    `public_key`: the subnet's, from the registry. `registry_cup`: the unsigned CUP in force;
     or, when it is not at hand, its epoch: then only a signed CUP can be evidence. `replacing`: more
     than f members are gone for good. Then f + 1 attest, one of whom is honest; what they attest
     must still carry the subnet's signature, and without them nobody makes a quorum any more.
@@ -123,29 +136,30 @@ def judge(
     elif isinstance(registry_cup, int) or package.encode() != registry_cup.encode():
         raise NotVerified("the unsigned CUP in the evidence is not the registry's")
     height, time_ns = package.height, package.block.context.time_ns
-    quorum = threshold_high(len(signing_keys))
     if evidence.finalization is not None and evidence.finalized_block is not None:
         block = evidence.finalized_block
-        _check_finalization(evidence.finalization, block, package, quorum, committee_keys, scheme)
+        keys = members_at(package, block.height, members)
+        check_finalization(evidence.finalization, block, package, keys, scheme)
         if block.height > height:
             height, time_ns = block.height, block.context.time_ns
     state_height = package.height
     certified_root: bytes | None = None
     if evidence.certification is not None:
-        certified_root = _check_certification(evidence.certification, public_key, scheme)
+        certified_root = check_certification(evidence.certification, public_key, scheme)
         if evidence.certification.height > state_height:
             state_height = evidence.certification.height
         else:
             certified_root = None
     elif package.state_hash == b"":
         raise NotVerified("nothing was certified since genesis: there is no state to recover")
+    keys = members_at(package, state_height, members)
     state_hash, attesting = _check_attestations(
         evidence.attestations,
         package,
         state_height,
         certified_root,
-        faults_max(len(signing_keys)) + 1 if replacing else quorum,
-        signing_keys,
+        faults_max(len(keys)) + 1 if replacing else threshold_high(len(keys)),
+        {n: k.signing for n, k in keys.items()},
     )
     if state_height == package.height and state_hash != package.state_hash:
         raise NotVerified("the attested state is not the one in the CUP at the same height")
@@ -160,14 +174,27 @@ def judge(
     )
 
 
-def _check_finalization(
+def members_at(
+    package: cup.CatchUpPackage, height: int, members: Members
+) -> dict[NodeId, MemberKeys]:
+    """Return who signs at a height, as a package tells it: members change at packages' heights.
+
+    Of heights beyond the two intervals that it speaks of it says nothing: the latest count.
+    """
+    s = package.summary
+    if height < s.next_start:
+        return members(s.registry_version)
+    return members(s.next_registry_version if height <= s.known_until else None)
+
+
+def check_finalization(
     finalization: Finalization,
     block: Block,
     package: cup.CatchUpPackage,
-    quorum: int,
-    keys: dict[NodeId, bytes],
-    scheme: Scheme,
+    keys: dict[NodeId, MemberKeys],
+    scheme: Scheme = bls.VERIFIER,
 ) -> None:
+    """`keys`: of the members at that height. Raises: NotVerified."""
     if (
         finalization.block != artifacts.block_hash(block)
         or finalization.height != block.height
@@ -176,18 +203,22 @@ def _check_finalization(
     ):
         raise NotVerified("the finalization is not of the block shown, or of another epoch")
     signers = finalization.signers
-    if len(set(signers)) != len(signers) or len(signers) < quorum:
+    if len(set(signers)) != len(signers) or len(signers) < threshold_high(len(keys)):
         raise NotVerified("the finalization has fewer signers than n - f")
     if any(s not in keys for s in signers):
         raise NotVerified("the finalization is signed by a node that is no member")
     message = artifacts.finalization_message(
         block.subnet, block.epoch, block.height, finalization.block
     )
-    if not scheme.verify_multi([keys[s] for s in signers], message, finalization.signature):
+    committee = [keys[s].committee for s in signers]
+    if not scheme.verify_multi(committee, message, finalization.signature):
         raise NotVerified("the finalization's signature does not verify")
 
 
-def _check_certification(certification: Certification, public_key: bytes, scheme: Scheme) -> bytes:
+def check_certification(
+    certification: Certification, public_key: bytes, scheme: Scheme = bls.VERIFIER
+) -> bytes:
+    """Return the certified root. Raises: NotVerified."""
     tree = hash_tree.decode(certification.witness)
     if tree.digest != certification.root:
         raise NotVerified("the certification's witness does not hash to its root")

@@ -299,6 +299,32 @@ def test_what_is_not_proven_is_refused_with_the_reason(
     assert case.machine.query(REGISTRY, DID, "get_latest_version") == 1
 
 
+def test_evidence_is_judged_by_who_was_a_member_then(case: Case) -> None:
+    """Members change in the registry, and the subnet stalls before its next package: who signed and
+    who attests are the members of that interval, not those who would come."""
+    leaving = case.evidence.attestations[0].node
+    change = {
+        "subnet_id": case.subnet.id,
+        "node_ids_add": [case.made.spares[0].node],
+        "node_ids_remove": [leaving],
+    }
+    action = {
+        "ExecuteNnsFunction": {
+            "nns_function": 31,
+            "payload": nns_client.function_payload(31, change),
+        }
+    }
+    proposal = {"url": "", "title": "Change them", "summary": "", "action": action}
+    made = manage(case.machine, ALICE, 1, {"MakeProposal": proposal})
+    vote(case.machine, BOB, 2, made["MakeProposal"]["proposal_id"]["id"], 1)
+    case.machine.block()
+    assert case.machine.query(REGISTRY, DID, "get_latest_version") == 2
+    dry = case.simulate()
+    changed = {c["key"]: c["after"] for c in dry["changes"]}
+    record = parse(pb.SubnetRecord, changed[keys.subnet_record(case.subnet.id)])
+    assert bytes(leaving) not in record.membership, "the change of members stays"
+
+
 def test_a_refused_recovery_never_becomes_a_proposal(case: Case) -> None:
     payload = nns_client.function_payload(6, case.payload(state_hash=bytes(31)))
     action = {"ExecuteNnsFunction": {"nns_function": 6, "payload": payload}}

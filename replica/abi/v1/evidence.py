@@ -3,6 +3,7 @@
 from replica.protocol.attestation import (
     Evidence,
     Judgement,
+    MemberKeys,
     decode,
     judge,
     recovery_height,
@@ -17,6 +18,7 @@ __all__ = [
     "LOW",
     "Evidence",
     "Judgement",
+    "MemberKeys",
     "NodeId",
     "RegistryVersion",
     "SubnetId",
