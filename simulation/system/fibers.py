@@ -115,6 +115,9 @@ class Fibers:
         events._set_running_loop(None)  # a coroutine that asks another machine may run this
         try:
             return loop.run_until_complete(work)
+        except Killed:
+            loop.set_exception_handler(lambda _loop, _context: None)  # its tasks end here with it
+            raise
         finally:
             loop.close()
             events._set_running_loop(running)

@@ -62,6 +62,9 @@ class Process:
     def is_up(self) -> bool:
         return self.alive
 
+    def is_stuck(self) -> bool:
+        return False
+
     def kill(self) -> None:
         self.alive = False
         for fiber in self._fibers:
@@ -232,6 +235,9 @@ class ReplicaProcess(Process):
 
     def is_up(self) -> bool:
         return self.alive and self.real is not None
+
+    def is_stuck(self) -> bool:
+        return self.it.paused
 
     def _run(self) -> None:
         machine, system = self.it, self.system

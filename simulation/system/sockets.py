@@ -39,6 +39,10 @@ class Server(Protocol):
 
     def is_up(self) -> bool: ...
 
+    def is_stuck(self) -> bool:
+        """Whether it takes connections and answers nothing."""
+        ...
+
     def answer(self, method: str, path: str, query: str, body: bytes) -> Reply:
         """Runs in the asking fiber, and may wait in it."""
         ...
@@ -70,6 +74,9 @@ class Wires:
         if not self.reachable(source, server.machine) or not self.reachable(server.machine, source):
             self.fibers.sleep(int(limit * 1e9))
             raise httpx2.ConnectTimeout("timed out")
+        if server.is_stuck():
+            self.fibers.sleep(int(limit * 1e9))
+            raise httpx2.ReadTimeout("timed out")
         path, query = request.url.path, request.url.query.decode()
         try:
             reply = server.answer(request.method, path, query, request.content)

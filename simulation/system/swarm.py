@@ -307,6 +307,9 @@ class _Mirror:
     def is_up(self) -> bool:
         return self._up
 
+    def is_stuck(self) -> bool:
+        return False
+
     def answer(self, method: str, path: str, query: str, body: bytes) -> Reply:
         found = self.folder / path.lstrip("/")
         if not found.is_file():
