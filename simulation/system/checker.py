@@ -36,6 +36,9 @@ class SystemChecker:
         self.notarization_signed: dict[tuple[int, Place], set[bytes]] = {}
         self.finalization_signed: dict[tuple[int, Place], bytes] = {}
         self.top_certified: dict[SubnetId, int] = {}
+        self._signed_in: set[tuple[int, SubnetId, int]] = set()
+        self._forgetful: set[tuple[int, SubnetId, int]] = set()
+        """Machines that lost their disk after they had signed in an epoch: faulty ones, for it."""
         self._cup_heights: dict[int, int] = {}
         self._attested: dict[int, tuple[int, int]] = {}
         """Epoch and registry version of a machine's last attestation."""
@@ -44,6 +47,12 @@ class SystemChecker:
     def _same(self, table: dict[Place, bytes], place: Place, value: bytes, what: str) -> None:
         if table.setdefault(place, value) != value:
             raise Violation(f"two different {what} at height {place[2]} of epoch {place[1]}")
+
+    def started(self, machine: int, subnet: SubnetId, epoch: int, has_memory: bool) -> None:
+        """A replica starts; `has_memory`: its disk tells what it signed before."""
+        if not has_memory and (machine, subnet, epoch) in self._signed_in:
+            self._forgetful.add((machine, subnet, epoch))
+            self.system.counts["nodes that forgot what they signed"] += 1
 
     def seen(self, process: ReplicaProcess, effect: consensus.Effect) -> None:
         """One effect that a replica has carried out."""
@@ -83,8 +92,12 @@ class SystemChecker:
             return
         assert process.real is not None
         self._check_promise(process, epoch)
-        place = (process.real.subnet, epoch, artifact.height)
+        subnet = process.real.subnet
+        place = (subnet, epoch, artifact.height)
         key = (process.machine, place)
+        self._signed_in.add((process.machine, subnet, epoch))
+        if (process.machine, subnet, epoch) in self._forgetful:
+            return
         if isinstance(artifact, NotarizationShare):
             self.notarization_signed.setdefault(key, set()).add(artifact.block)
             final = self.finalization_signed.get(key)
