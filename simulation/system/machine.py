@@ -257,8 +257,8 @@ class ReplicaProcess(Process):
                 monotonic=lambda: system.now,
                 log=lambda text: system.log(machine, "replica", text),
             )
-            journal = replicas.pool_journal_path(settings, package.epoch, self.version)
-            has_memory = journal.exists() and journal.stat().st_size > 0
+            journals = settings.data.glob(f"pool-{package.epoch}-*.journal")
+            has_memory = any(path.stat().st_size > 0 for path in journals)
             system.checker.started(machine.index, package.subnet, package.epoch, has_memory)
             real.wake, real.begin_sync = self.wake, self._begin_sync
             real.link = self
