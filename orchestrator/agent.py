@@ -27,13 +27,10 @@ from orchestrator.nns_recovery import NnsRecovery
 from orchestrator.registry_replicator import RegistryReplicator
 from orchestrator.releases import Releases
 from orchestrator.replica_process import ReplicaProcess
-from replica.client import local_registry as keys
 from replica.client.agent import Agent, World
 from replica.client.local_registry import LocalRegistry
 from replica.protocol.errors import Conflict, NotFound, ReprisError, Unavailable
 from replica.protocol.ids import SubnetId
-from replica.protocol.messages import ic_pb2 as pb
-from replica.protocol.messages import parse
 from replica.runtime.settings import NodeSettings
 
 PEER_CUP_EVERY = 3
@@ -151,13 +148,8 @@ class Orchestrator:
         if subnet is None:
             return []
         view = self.records.view(subnet, self.records.version)
-        urls = []
-        for member in view.members:
-            if member != self.settings.node:
-                record = parse(pb.NodeRecord, self.records.need(keys.node_record(member)))
-                endpoint = record.orchestrator
-                urls.append(f"http://{endpoint.ip_addr}:{endpoint.port}")
-        return urls
+        others = [m for m in view.members if m != self.settings.node]
+        return [self.records.orchestrator_url(member) for member in others]
 
     def _facts(self) -> Facts:
         subnet = self.subnet()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from replica.client import local_registry as keys
 from replica.client.agent import Agent
 from replica.client.local_registry import LocalRegistry
 from replica.protocol import cup
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import ReprisError
 from replica.protocol.ids import SubnetId
-from replica.protocol.messages import ic_pb2 as pb
-from replica.protocol.messages import parse
 from replica.runtime.journal import write_durably
 from replica.runtime.settings import NodeSettings
 
@@ -45,8 +42,7 @@ class CupProvider:
         key = self.records.subnet_public_key(subnet)
         best: CatchUpPackage | None = None
         for member in members:
-            record = parse(pb.NodeRecord, self.records.need(keys.node_record(member)))
-            url = f"http://{record.http.ip_addr}:{record.http.port}"
+            url = self.records.http_url(member)
             try:
                 package = cup.decode(self.agent.get_bytes(url, "/_/catch_up_package"))
                 if not package.is_signed or package.subnet != subnet:

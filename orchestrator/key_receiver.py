@@ -7,14 +7,11 @@ from collections.abc import Callable
 import httpx2
 
 from replica.client import key_receiver
-from replica.client import local_registry as keys
 from replica.client.agent import Agent
 from replica.client.local_registry import LocalRegistry
 from replica.protocol import artifacts
 from replica.protocol.crypto.dkg import BlsDkg
 from replica.protocol.errors import ReprisError
-from replica.protocol.messages import ic_pb2 as pb
-from replica.protocol.messages import parse
 from replica.runtime.settings import NodeSettings
 
 KNOWN_MAX = 1_000
@@ -67,8 +64,5 @@ class KeyReceiver:
             nns = self.records.nns()
         except ReprisError:
             return []
-        urls = []
-        for member in self.records.view(nns, self.records.version).members:
-            record = parse(pb.NodeRecord, self.records.need(keys.node_record(member)))
-            urls.append(f"http://{record.http.ip_addr}:{record.http.port}")
-        return urls
+        members = self.records.view(nns, self.records.version).members
+        return [self.records.http_url(member) for member in members]

@@ -20,14 +20,25 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-class ReplicaProcess:
+class CrashLoop:
+    """How often a replica crashed in a row, and when it may be started again."""
+
+    crashes = 0
+    not_before_ns = 0
+
+    def note(self, lived_ns: int, now_ns: int) -> None:
+        """It ended by itself after it had run so long."""
+        self.crashes = 1 if lived_ns > HEALTHY_NS else self.crashes + 1
+        pause = min(BACKOFF_NS_MIN << (self.crashes - 1), BACKOFF_NS_MAX)
+        self.not_before_ns = now_ns if self.crashes == 1 else now_ns + pause
+
+
+class ReplicaProcess(CrashLoop):
     def __init__(self, node_folder: Path, log_path: Path) -> None:
         self.node_folder, self.log_path = node_folder, log_path
         self._process: subprocess.Popen[bytes] | None = None
         self.version: str | None = None
         self.cup_epoch: int | None = None
-        self.crashes = 0
-        self.not_before_ns = 0
         self._started_ns = 0
 
     @property
@@ -42,10 +53,7 @@ class ReplicaProcess:
         if status is None:
             return True
         now = time.monotonic_ns()
-        lived = now - self._started_ns
-        self.crashes = 1 if lived > HEALTHY_NS else self.crashes + 1
-        pause = min(BACKOFF_NS_MIN << (self.crashes - 1), BACKOFF_NS_MAX)
-        self.not_before_ns = now if self.crashes == 1 else now + pause
+        self.note(now - self._started_ns, now)
         self._process, self.version, self.cup_epoch = None, None, None
         return False
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from replica.client.agent import Agent, World
+from replica.client.local_registry import VersionedRecords
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import NotFound
 from replica.protocol.ids import CanisterId, Principal, SubnetId
@@ -28,6 +29,14 @@ class NodeEntry:
     http_url: str
     orchestrator_url: str
     folder: Path
+
+
+def registered(
+    records: VersionedRecords, node: Principal, subnet: str, folder: Path = Path()
+) -> NodeEntry:
+    """Return a node as the registry knows it."""
+    http, orchestrator = records.http_url(node), records.orchestrator_url(node)
+    return NodeEntry(node.short, node, subnet, http, orchestrator, folder)
 
 
 @dataclass(frozen=True)

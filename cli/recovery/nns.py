@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-from cli.lab.layout import NodeEntry, SubnetEntry
+from cli.lab.layout import NodeEntry, SubnetEntry, registered
 from cli.recovery import plan as planning
 from replica.client import local_registry as keys
 from replica.client import nns_recovery as judging
@@ -70,19 +70,8 @@ def open_node(folder: Path) -> tuple[NodeSettings, LocalRegistry, SubnetEntry]:
     settings = node_settings.load(folder)
     records = LocalRegistry(settings.registry_path)
     subnet = records.nns()
-    nodes = []
-    for member in records.view(subnet, records.version).members:
-        record = parse(pb.NodeRecord, records.need(keys.node_record(member)))
-        nodes.append(
-            NodeEntry(
-                member.short,
-                member,
-                "nns",
-                f"http://{record.http.ip_addr}:{record.http.port}",
-                f"http://{record.orchestrator.ip_addr}:{record.orchestrator.port}",
-                folder,
-            )
-        )
+    members = records.view(subnet, records.version).members
+    nodes = [registered(records, member, "nns", folder) for member in members]
     return settings, records, SubnetEntry("nns", subnet, tuple(nodes))
 
 

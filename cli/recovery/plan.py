@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from cli import nns_client
-from cli.lab.layout import NodeEntry, SubnetEntry
+from cli.lab.layout import NodeEntry, SubnetEntry, registered
 from replica.client.agent import Agent, World
 from replica.client.evidence import judge as judge_evidence
 from replica.client.evidence import members_of
@@ -25,8 +24,6 @@ from replica.protocol.attestation import Attestation, Evidence
 from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.errors import Malformed, NotVerified, Rejected, ReprisError
 from replica.protocol.ids import Height, Principal, RegistryVersion, SubnetId, TimeNs
-from replica.protocol.messages import ic_pb2 as pb
-from replica.protocol.messages import parse
 
 ATTEST_S_MAX = 120.0
 
@@ -80,15 +77,12 @@ def with_holders(
     subnet: SubnetEntry, records: VersionedRecords, package: cup.CatchUpPackage
 ) -> SubnetEntry:
     """Return the subnet with all nodes that a package counts on: some may be members no more."""
-    known, former = {n.id for n in subnet.nodes}, []
-    for node in sorted(package.holders):
-        raw = records.get(node_record(node))
-        if node in known or raw is None:
-            continue
-        record = parse(pb.NodeRecord, raw)
-        http = f"http://{record.http.ip_addr}:{record.http.port}"
-        caretaker = f"http://{record.orchestrator.ip_addr}:{record.orchestrator.port}"
-        former.append(NodeEntry(node.short, node, subnet.name, http, caretaker, Path()))
+    known = {n.id for n in subnet.nodes}
+    former = [
+        registered(records, node, subnet.name)
+        for node in sorted(package.holders)
+        if node not in known and records.get(node_record(node)) is not None
+    ]
     return replace(subnet, nodes=(*subnet.nodes, *former))
 
 

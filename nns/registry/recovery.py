@@ -3,7 +3,7 @@
 from replica.abi.v1 import Principal, Refuse, evidence, messages, sha256
 
 from . import replacement
-from .store import get, latest_version
+from .store import get, latest_version, need
 
 
 def recovery_mutations(ctx, payload):
@@ -83,7 +83,7 @@ def judge(ctx, payload, subnet, contents_raw, cup_version, replacing):
 
     def members(version):
         """Return who was a member at a version, or is now."""
-        record = get(ctx, f"subnet_record_{subnet}", version)[0]
+        record = need(ctx, f"subnet_record_{subnet}", version)
         nodes = [Principal(raw) for raw in messages.parse(messages.SubnetRecord, record).membership]
         return {
             node: evidence.MemberKeys(
@@ -106,10 +106,7 @@ def judge(ctx, payload, subnet, contents_raw, cup_version, replacing):
 
 
 def public_key(ctx, key, version=None):
-    found = get(ctx, key, version)
-    if found is None:
-        raise Refuse(f"the registry has no {key}")
-    return messages.parse(messages.PublicKey, found[0]).key_value
+    return messages.parse(messages.PublicKey, need(ctx, key, version)).key_value
 
 
 def need_versioned(ctx, key):

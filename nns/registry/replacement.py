@@ -48,9 +48,7 @@ def check_members(ctx, nodes, settings, attesting):
 def key_hole(subnet):
     """Return the mutation of the subnet's key, before there is one."""
     empty = messages.PublicKey(version=0, algorithm=2, key_value=b"")
-    return messages.Mutation(
-        f"crypto_threshold_signing_public_key_{subnet}", messages.serialize(empty)
-    )
+    return messages.Mutation(keys_of(subnet)[2], messages.serialize(empty))
 
 
 def ask_for_keys(ctx, payload, mutations):

@@ -17,8 +17,8 @@ def get(ctx, key, version=None):
     return None
 
 
-def need(ctx, key):
-    found = get(ctx, key)
+def need(ctx, key, version=None):
+    found = get(ctx, key, version)
     if found is None:
         raise Refuse(f"the registry has no {key}")
     return found[0]

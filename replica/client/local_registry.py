@@ -175,6 +175,14 @@ class VersionedRecords:
         ]
         return NodeKeys(signing, committee, dealing)
 
+    def http_url(self, node: Principal) -> str:
+        """Return where a node's replica serves clients. Raises: NotFound."""
+        return _url(parse(pb.NodeRecord, self.need(node_record(node))).http)
+
+    def orchestrator_url(self, node: Principal) -> str:
+        """Return where a node's orchestrator answers. Raises: NotFound."""
+        return _url(parse(pb.NodeRecord, self.need(node_record(node))).orchestrator)
+
     def registry_cup(
         self, subnet: SubnetId, version: int | None = None
     ) -> cup.CatchUpPackage | None:
@@ -184,6 +192,10 @@ class VersionedRecords:
             return None
         contents, at = found
         return cup.from_registry(subnet, contents, at, self.need(subnet_record(subnet), at))
+
+
+def _url(endpoint: pb.ConnectionEndpoint) -> str:
+    return f"http://{endpoint.ip_addr}:{endpoint.port}"
 
 
 class LocalRegistry(VersionedRecords):

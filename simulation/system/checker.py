@@ -35,7 +35,6 @@ class SystemChecker:
         self.cups: dict[Place, bytes] = {}
         self.notarization_signed: dict[tuple[int, Place], set[bytes]] = {}
         self.finalization_signed: dict[tuple[int, Place], bytes] = {}
-        self.top_certified: dict[SubnetId, int] = {}
         self._signed_in: set[tuple[int, SubnetId, int]] = set()
         self._forgetful: set[tuple[int, SubnetId, int]] = set()
         """Machines that lost their disk after they had signed in an epoch: faulty ones, for it."""
@@ -65,8 +64,6 @@ class SystemChecker:
             case consensus.DeliverCertification(certification):
                 place = (real.subnet, epoch, certification.height)
                 self._same(self.certified, place, certification.root, "certified states")  # S7
-                top = self.top_certified.get(real.subnet, 0)
-                self.top_certified[real.subnet] = max(top, certification.height)
             case consensus.Diverged():
                 self.system.counts["diverged nodes"] += 1
             case consensus.Execute(batch):

@@ -6,6 +6,8 @@ what they had in memory is gone, what they had written durably lies in the folde
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from urllib.parse import parse_qs
 import httpx2
 
 from orchestrator import agent as orchestrators
-from orchestrator.replica_process import BACKOFF_NS_MAX, BACKOFF_NS_MIN, HEALTHY_NS
+from orchestrator.replica_process import CrashLoop
 from replica import node as replicas
 from replica.client.local_registry import LocalRegistry
 from replica.consensus import driver as consensus
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 START_MS, START_SPREAD_MS = 150, 300
 """How long a process takes to come up."""
-REGISTRY_POLL_NS, ADVERT_NS = 200 * MS, 500 * MS
+REGISTRY_POLL_NS = 200 * MS
 
 
 class Process:
@@ -171,20 +173,16 @@ class OrchestratorProcess(Process):
 
 
 def _json(plain: object) -> Reply:
-    import json
-
     return Reply(200, json.dumps(plain).encode(), "application/json")
 
 
-class ReplicaHandle:
+class ReplicaHandle(CrashLoop):
     """The replica as its orchestrator has it: started, stopped, found to have crashed."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self.version: str | None = None
         self.cup_epoch: int | None = None
-        self.crashes = 0
-        self.not_before_ns = 0
         self._process: ReplicaProcess | None = None
         self._started_ns = 0
 
@@ -199,9 +197,7 @@ class ReplicaHandle:
         if process.alive:
             return True
         now = self._machine.system.now
-        self.crashes = 1 if now - self._started_ns > HEALTHY_NS else self.crashes + 1
-        pause = min(BACKOFF_NS_MIN << (self.crashes - 1), BACKOFF_NS_MAX)
-        self.not_before_ns = now if self.crashes == 1 else now + pause
+        self.note(now - self._started_ns, now)
         self._process, self.version, self.cup_epoch = None, None, None
         return False
 
@@ -296,8 +292,6 @@ class ReplicaProcess(Process):
         return httpx2.AsyncClient(transport=transport, timeout=5.0)
 
     async def _wait_certified(self) -> None:
-        import asyncio
-
         real = self.real
         before = real.state.certified_height if real is not None else 0
         while self.real is not None and self.real.state.certified_height == before:
@@ -342,7 +336,8 @@ class ReplicaProcess(Process):
 
     def _is_cut(self, effect: consensus.Effect, real: replicas.Replica, size: int) -> bool:
         """Crash at one of the step's effects; of what was being written, a part is on the disk."""
-        if draw(self.system.seed, "cut", self.machine, self.system.now, id_of(effect)) < 0.5:
+        kind = type(effect).__name__
+        if draw(self.system.seed, "cut", self.machine, self.system.now, kind) < 0.5:
             return False
         self.it.torn = False
         path = real.journal.path
@@ -427,10 +422,6 @@ class ReplicaProcess(Process):
         assert real is not None
         self.system.counts["state syncs"] += 1
         self.spawn(lambda: self.system.fibers.run(real.sync(height, root)))
-
-
-def id_of(effect: consensus.Effect) -> str:
-    return type(effect).__name__
 
 
 async def _ask(app: Any, method: str, path: str, query: str, body: bytes) -> Reply:
