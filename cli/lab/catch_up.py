@@ -11,7 +11,6 @@ from cli.lab.drill import (
     Drill,
     Outcome,
     describe_settings,
-    node_rows,
     signed_cup_height,
     signs_above,
 )
@@ -50,18 +49,14 @@ def node_catch_up(drill: Drill) -> Outcome:
         and cases[2]["bytes_fetched"] > 0
         and all(c["signs_again"] and c["subnet_never_stopped"] for c in cases)
     )
-    return Outcome(
-        scenario="node-catch-up",
-        outcome="recovered" if good else "failed",
+    return drill.outcome(
+        "node-catch-up",
         rto_seconds=max(c["rto_seconds"] for c in cases),
-        phases=phases.to_plain(),
-        state_preserved=kept,
-        height_before=before,
-        height_after=drill.certified_height(app),
-        nodes=node_rows(drill),
-        proposal_ids=[],
+        kept=kept,
+        before=before,
+        after=drill.certified_height(app),
+        good=good,
         cases=cases,
-        error=drill.writer.fault,
     )
 
 

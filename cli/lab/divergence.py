@@ -20,7 +20,6 @@ from cli.lab.drill import (
     Outcome,
     Voter,
     describe_settings,
-    node_rows,
     signed_cup_height,
     signs_above,
 )
@@ -31,8 +30,10 @@ from replica.abi.v1 import account_identifier
 from replica.client.local_registry import cup_contents
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import NotVerified
+from replica.protocol.ids import Principal
 
 STAKE_E8S = 250 * lab.E8S
+PLAN = "plan.json"
 
 
 def subnet_divergence(drill: Drill) -> Outcome:
@@ -65,18 +66,10 @@ def subnet_divergence(drill: Drill) -> Outcome:
         _wipe(drill, wiped)
         drill.wait_for("the nodes to halt", lambda: halted(drill) >= 3, 60)
         notes.append(f"proposal {drill.proposals[-1]}; {wiped.name} lost its disk")
-    with phases.phase("attest and plan") as notes:
-        plan_file = drill.folder / "plan.json"
-        if drill.kill is not None:
-            drill.kill.operator("recover", "subnet", "plan", app.name, "--out", str(plan_file))
-        plan = drill.patiently(lambda: _plan(drill), 90)
-        plan_file.write_text(json.dumps(plan.to_plain()))
-        notes.append(f"state of height {plan.state_height}, {plan.lost_blocks} blocks dropped")
-    for finding in plan.findings:
-        drill.say(f"      {finding}")
+    plan = plan_recovery(drill)
     with phases.phase("propose and vote") as notes:
         if drill.kill is not None:
-            drill.kill.operator("recover", "subnet", "propose", str(plan_file))
+            drill.kill.operator("recover", "subnet", "propose", str(drill.folder / PLAN))
         drill.adopt(f"Recover subnet {app.name}", nns.RECOVER_SUBNET, plan.payload, voter)
         notes.append(f"proposal {drill.proposals[-1]} executed; CUP at {plan.cup_height}")
     with phases.phase("adopt") as notes:
@@ -102,17 +95,12 @@ def subnet_divergence(drill: Drill) -> Outcome:
         stored = _stored_cup(drill)
         notes.append(f"{drill.writer.count} certified entries, all there once; {stored}")
     after = drill.certified_height(app)
-    return Outcome(
-        scenario="subnet-divergence",
-        outcome="recovered" if kept else "failed",
-        rto_seconds=round(rto, 3),
-        phases=phases.to_plain(),
-        state_preserved=kept,
-        height_before=before,
-        height_after=after,
-        nodes=node_rows(drill),
-        proposal_ids=drill.proposals,
-        error=drill.writer.fault,
+    return drill.outcome(
+        "subnet-divergence",
+        rto_seconds=rto,
+        kept=kept,
+        before=before,
+        after=after,
     )
 
 
@@ -191,8 +179,25 @@ def halted(drill: Drill) -> int:
     return sum(1 for r in reports if r.status and r.status["status"] == "halted")
 
 
-def _plan(drill: Drill) -> recovery.Plan:
-    return recovery.make(drill.swarm.app, drill.nns, drill.probe, drill.refresh(), lambda _: None)
+def plan_recovery(
+    drill: Drill, members: Sequence[Principal] | None = None, options: Sequence[str] = ()
+) -> recovery.Plan:
+    """Plan as the operator does, in a phase of its own, and say what was found.
+
+    `options`: those of the command that make it choose these members.
+    """
+    app, path = drill.swarm.app, drill.folder / PLAN
+    with drill.phases.phase("attest and plan") as notes:
+        if drill.kill is not None:
+            drill.kill.operator("recover", "subnet", "plan", app.name, "--out", str(path), *options)
+        plan: recovery.Plan = drill.patiently(
+            lambda: recovery.make(app, drill.nns, drill.probe, drill.refresh(), members=members), 90
+        )
+        path.write_text(json.dumps(plan.to_plain()))
+        notes.append(f"state of height {plan.state_height}, {plan.lost_blocks} blocks dropped")
+    for finding in plan.findings:
+        drill.say(f"      {finding}")
+    return plan
 
 
 def _sync_text(drill: Drill, node: NodeEntry) -> str:

@@ -160,6 +160,32 @@ class Drill:
         """From now on, note the application subnet's height at the end of every phase."""
         self.phases.witness = lambda: f"app at {self.certified_height(self.swarm.app)}"
 
+    def outcome(
+        self,
+        scenario: str,
+        *,
+        rto_seconds: float,
+        kept: bool,
+        before: int,
+        after: int,
+        good: bool | None = None,
+        cases: Sequence[dict[str, Any]] = (),
+    ) -> Outcome:
+        """Return how it went. `good`: whether it recovered; None: if its state was kept."""
+        return Outcome(
+            scenario=scenario,
+            outcome="recovered" if (kept if good is None else good) else "failed",
+            rto_seconds=round(rto_seconds, 3),
+            phases=self.phases.to_plain(),
+            state_preserved=kept,
+            height_before=before,
+            height_after=after,
+            nodes=node_rows(self),
+            proposal_ids=self.proposals,
+            cases=list(cases),
+            error=self.writer.fault,
+        )
+
     def verify_journal(self) -> tuple[bool, str]:
         """Stop the client and check that all it was told is there, in order, once."""
         count = self.writer.count

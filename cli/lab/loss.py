@@ -6,22 +6,19 @@ and issues the subnet's delegation anew; what was certified is kept by those who
 
 from __future__ import annotations
 
-import json
 import shutil
 
 from cli import nns_client as nns
-from cli.lab.divergence import halted, wait_for_stall
+from cli.lab.divergence import PLAN, halted, plan_recovery, wait_for_stall
 from cli.lab.drill import (
     Drill,
     Outcome,
     describe_settings,
-    node_rows,
     signed_cup_height,
     signs_above,
 )
 from cli.lab.layout import NodeEntry
 from cli.recovery import detect
-from cli.recovery import plan as recovery
 from replica.client.local_registry import threshold_key
 from replica.protocol import certificate
 from replica.protocol.errors import NotVerified
@@ -54,24 +51,12 @@ def subnet_loss(drill: Drill) -> Outcome:
         drill.wait_for("the nodes to halt", lambda: halted(drill) >= len(survivors), 60)
         notes.append(f"proposal {drill.proposals[-1]}")
     members = [n.id for n in (*survivors, *joining)]
-    with phases.phase("attest and plan") as notes:
-        plan_file = drill.folder / "plan.json"
-        if drill.kill is not None:
-            pairs = [f"{old.name}={new.name}" for old, new in zip(lost, joining)]
-            options = [part for pair in pairs for part in ("--replace", pair)]
-            drill.kill.operator(
-                "recover", "subnet", "plan", app.name, "--out", str(plan_file), *options
-            )
-        plan = drill.patiently(
-            lambda: recovery.make(app, drill.nns, drill.probe, drill.refresh(), members=members), 90
-        )
-        plan_file.write_text(json.dumps(plan.to_plain()))
-        notes.append(f"state of height {plan.state_height}, {plan.lost_blocks} blocks dropped")
-    for finding in plan.findings:
-        drill.say(f"      {finding}")
+    pairs = [f"{old.name}={new.name}" for old, new in zip(lost, joining)]
+    options = [part for pair in pairs for part in ("--replace", pair)]
+    plan = plan_recovery(drill, members, options)
     with phases.phase("propose, vote, deal keys") as notes:
         if drill.kill is not None:
-            drill.kill.operator("recover", "subnet", "propose", str(plan_file))
+            drill.kill.operator("recover", "subnet", "propose", str(drill.folder / PLAN))
         drill.adopt(f"Replace nodes of {app.name}", nns.RECOVER_SUBNET, plan.payload, voter)
         if drill.refresh().subnet_public_key(app.id) == key:
             raise NotVerified("the subnet's key is the one that was lost")
@@ -99,17 +84,12 @@ def subnet_loss(drill: Drill) -> Outcome:
         notes.append(_check_delegation(drill, key))
         kept, text = drill.verify_journal()
         notes.append(text)
-    return Outcome(
-        scenario="subnet-loss",
-        outcome="recovered" if kept else "failed",
-        rto_seconds=round(rto, 3),
-        phases=phases.to_plain(),
-        state_preserved=kept,
-        height_before=before,
-        height_after=drill.certified_height(app),
-        nodes=node_rows(drill),
-        proposal_ids=drill.proposals,
-        error=drill.writer.fault,
+    return drill.outcome(
+        "subnet-loss",
+        rto_seconds=rto,
+        kept=kept,
+        before=before,
+        after=drill.certified_height(app),
     )
 
 

@@ -13,7 +13,6 @@ from cli.lab.drill import (
     Outcome,
     Voter,
     describe_settings,
-    node_rows,
     signed_cup_height,
     signs_above,
 )
@@ -64,17 +63,12 @@ def membership_change(drill: Drill) -> Outcome:
         drill.wait_for("all members to sign", lambda: _all_sign(drill, members, after), 60)
         kept, text = drill.verify_journal()
         notes.append(f"{text}; all four present members are others than at first, but one")
-    return Outcome(
-        scenario="membership-change",
-        outcome="recovered" if kept else "failed",
-        rto_seconds=round(rto, 3),
-        phases=phases.to_plain(),
-        state_preserved=kept,
-        height_before=before,
-        height_after=after,
-        nodes=node_rows(drill),
-        proposal_ids=drill.proposals,
-        error=drill.writer.fault,
+    return drill.outcome(
+        "membership-change",
+        rto_seconds=rto,
+        kept=kept,
+        before=before,
+        after=after,
     )
 
 

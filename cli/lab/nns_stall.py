@@ -8,7 +8,7 @@ from typing import Any
 
 from cli import nns_client as nns
 from cli.lab import divergence
-from cli.lab.drill import Drill, Outcome, describe_settings, node_rows
+from cli.lab.drill import Drill, Outcome, describe_settings
 from cli.lab.layout import NodeEntry, SubnetEntry
 from cli.recovery import detect
 from cli.recovery import nns as recovery
@@ -113,17 +113,12 @@ def nns_stall(drill: Drill) -> Outcome:
     with phases.phase("verify") as notes:
         journal_kept, text = drill.verify_journal()
         notes.append(f"{text}; neurons, ledger and registry as before: {kept}")
-    return Outcome(
-        scenario="nns-stall",
-        outcome="recovered" if kept and journal_kept else "failed",
-        rto_seconds=round(rto, 3),
-        phases=phases.to_plain(),
-        state_preserved=kept and journal_kept,
-        height_before=height - 1,
-        height_after=drill.certified_height(subnet),
-        nodes=node_rows(drill),
-        proposal_ids=drill.proposals,
-        error=drill.writer.fault,
+    return drill.outcome(
+        "nns-stall",
+        rto_seconds=rto,
+        kept=kept and journal_kept,
+        before=height - 1,
+        after=drill.certified_height(subnet),
     )
 
 

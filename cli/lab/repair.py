@@ -13,7 +13,7 @@ from typing import Any
 
 from cli import nns_client as nns
 from cli.lab import variants
-from cli.lab.drill import Drill, Outcome, Voter, describe_settings, node_rows
+from cli.lab.drill import Drill, Outcome, Voter, describe_settings
 from cli.recovery import governance as operators
 from replica.client.agent import CallRejected
 from replica.protocol import ballot as ballots
@@ -206,15 +206,10 @@ def _close(drill: Drill, name: str, rto: float, height: int, kept: bool) -> Outc
     with drill.phases.phase("verify") as notes:
         journal_kept, text = drill.verify_journal()
         notes.append(text)
-    return Outcome(
-        scenario=name,
-        outcome="recovered" if kept and journal_kept else "failed",
-        rto_seconds=round(rto, 3),
-        phases=drill.phases.to_plain(),
-        state_preserved=kept and journal_kept,
-        height_before=height,
-        height_after=drill.certified_height(drill.swarm.nns),
-        nodes=node_rows(drill),
-        proposal_ids=drill.proposals,
-        error=drill.writer.fault,
+    return drill.outcome(
+        name,
+        rto_seconds=rto,
+        kept=kept and journal_kept,
+        before=height,
+        after=drill.certified_height(drill.swarm.nns),
     )

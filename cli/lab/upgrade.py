@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cli import nns_client as nns
 from cli.lab import workload
-from cli.lab.drill import Drill, Outcome, describe_settings, node_rows
+from cli.lab.drill import Drill, Outcome, describe_settings
 from cli.recovery import detect
 from replica.client import release
 from replica.protocol.errors import NotVerified, ReprisError
@@ -84,17 +84,12 @@ def upgrade(drill: Drill) -> Outcome:
         if versions != sorted([old, version]):
             raise NotVerified(f"data blocks were executed by {versions}")
         notes.append(f"{text}; {len(executed)} data blocks, each executed by one release")
-    return Outcome(
-        scenario="upgrade",
-        outcome="recovered" if kept else "failed",
-        rto_seconds=round(pulse.longest_s, 3),
-        phases=phases.to_plain(),
-        state_preserved=kept,
-        height_before=before,
-        height_after=drill.certified_height(app),
-        nodes=node_rows(drill),
-        proposal_ids=drill.proposals,
-        error=drill.writer.fault,
+    return drill.outcome(
+        "upgrade",
+        rto_seconds=pulse.longest_s,
+        kept=kept,
+        before=before,
+        after=drill.certified_height(app),
     )
 
 
