@@ -6,7 +6,7 @@ Pure. The state layer stores (key bytes, row) pairs of these; SQL sees the colum
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from replica.protocol import cbor
@@ -43,9 +43,13 @@ class Table:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     indexes: tuple[Index, ...] = ()
+    _by_name: dict[str, Column] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {c.name: c for c in self.columns})
 
     def column(self, name: str) -> Column:
-        return next(c for c in self.columns if c.name == name)
+        return self._by_name[name]
 
 
 def declare(tables: Mapping[str, Any]) -> tuple[Table, ...]:

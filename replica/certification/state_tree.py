@@ -6,10 +6,11 @@ Our own leaf: /metadata/state_digest, so that every round's signature covers the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from replica.protocol import cbor, hash_tree
+from replica.protocol import cbor, hash_tree, radix_tree
 from replica.protocol.certificate import encode_ranges
 from replica.protocol.hashing import leb128, sha256
 from replica.protocol.ids import NodeId, Principal, SubnetId
@@ -32,7 +33,8 @@ class SubnetEntry:
 Topology = tuple[SubnetEntry, ...]
 
 
-def build(snapshot: Snapshot, topology: Topology) -> hash_tree.Tree:
+def build(snapshot: Snapshot, topology: Topology, request_status: hash_tree.Tree) -> hash_tree.Tree:
+    """Return the tree of a state; `request_status` is what `requests` made of it."""
     system = snapshot.system
     canisters = {bytes(i): _canister(c) for i, c in snapshot.canisters.items()}
     tree: dict[bytes, object] = {
@@ -41,11 +43,20 @@ def build(snapshot: Snapshot, topology: Topology) -> hash_tree.Tree:
             b"state_digest": system.digest,
         },
         b"time": leb128(system.time_ns),
-        b"request_status": {i: _request(s) for i, s in snapshot.ingress.items()},
+        b"request_status": request_status,
         b"canister": canisters,
         **_subnets(topology, SubnetId(system.subnet)),
     }
-    return hash_tree.build({k: v for k, v in tree.items() if v != {}})
+    return hash_tree.build({k: v for k, v in tree.items() if v not in ({}, hash_tree.EMPTY)})
+
+
+def requests(
+    before: hash_tree.Tree, snapshot: Snapshot, touched: Iterable[bytes]
+) -> hash_tree.Tree:
+    """Return the subtree of requests after those touched have changed; from `EMPTY`: after all."""
+    known = snapshot.ingress
+    changes = {i: _request(known[i]) if i in known else None for i in touched}
+    return radix_tree.update(before, changes)
 
 
 @lru_cache(maxsize=8)
@@ -87,7 +98,6 @@ def _canister(canister: Canister) -> hash_tree.Tree:
     return _leaves(canister.controllers, canister.bundle, canister.certified_data)
 
 
-@lru_cache(maxsize=8192)
 def _request(status: IngressStatus) -> hash_tree.Tree:
     tree: dict[bytes, bytes] = {b"status": status.status.encode()}
     if status.status == REPLIED:

@@ -10,6 +10,8 @@ from replica.protocol.errors import LimitExceeded, Malformed, Rejected, Unavaila
 
 POOL_MAX = 4000
 BLOCK_BYTES_MAX = 4 << 20
+DECODED_MAX = 3 * POOL_MAX
+"""Requests, the oldest of which is forgotten first, that need not be checked again."""
 
 
 class IngressPool:
@@ -87,6 +89,6 @@ def decode_cached(raw: bytes, now_ns: int) -> envelope.Request:
 
 
 def _remember(request: envelope.Request) -> None:
-    if len(_decoded) > 2 * POOL_MAX:
-        _decoded.clear()
+    while len(_decoded) >= DECODED_MAX:
+        del _decoded[next(iter(_decoded))]
     _decoded[request.raw] = request

@@ -6,6 +6,7 @@ round's budget is spent. Everything here is a function of (snapshot, rows, batch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,6 +47,7 @@ from replica.state.state import BlockState, Snapshot
 
 ROUND_STEPS_MAX = 20_000_000
 STOP_TIMEOUT_NS = 300 * 10**9
+PRUNE_EVERY_NS = 10 * 10**9
 MESSAGE_BASE_STEPS = 2_000
 """Charged for every message besides its own steps, so that a round also bounds their number."""
 
@@ -54,6 +56,8 @@ MESSAGE_BASE_STEPS = 2_000
 class RoundResult:
     snapshot: Snapshot
     rows: Layer
+    touched_requests: Sequence[bytes] = ()
+    """Ids of the requests whose status changed."""
     reshaped: bool = False
     """Whether tables may have come or gone."""
     moved_rows: int = 0
@@ -94,6 +98,7 @@ class Round:
         return RoundResult(
             snapshot,
             self.state.rows,
+            tuple(self.state.touched_ingress),
             self.reshaped,
             self.moved_rows,
             self.executed,
@@ -103,6 +108,10 @@ class Round:
     # -- entering
 
     def _prune_ingress(self) -> None:
+        """Forget requests that have expired; looked for now and then by the subnet's time."""
+        before = self.state.before.system.time_ns
+        if self.state.time_ns // PRUNE_EVERY_NS == before // PRUNE_EVERY_NS:
+            return
         for id_, status in list(self.state.ingress.items()):
             if status.expiry_ns < self.state.time_ns and status.status in (REPLIED, REJECTED):
                 self.state.set_ingress(id_, None)
@@ -184,12 +193,13 @@ class Round:
             self._reject(message.origin, code, f"{target} is {canister.status}")
         elif not canister.bundle:
             self._reject(message.origin, "IC0537", f"{target} has no code")
-        elif len(canister.inbox) >= INBOX_MAX:
+        elif len(self.state.inbox(target)) >= INBOX_MAX:
             self._reject(message.origin, "IC0201", f"the mailbox of {target} is full")
         else:
-            self.state.change(target, inbox=(*canister.inbox, message))
+            self.state.inbox(target).append(message)
 
     def _manage(self, message: Request) -> None:
+        self.state.put_inboxes_back()
         layer = Layer(self.state.rows)
         saved, touched = dict(self.state.canisters), dict(self.state.touched)
         management = Management(self.state, self.policy, layer, message.sender)
@@ -197,9 +207,11 @@ class Round:
             reply = management.execute(message.method, message.arg, message.origin)
         except Refused as refusal:
             self.state.canisters, self.state.touched = saved, touched
+            self.state.take_out_inboxes()
             self.left -= MESSAGE_BASE_STEPS + management.effort.steps
             self._reject(message.origin, refusal.error_code, str(refusal))
             return
+        self.state.take_out_inboxes()
         layer.merge_into(self.state.rows)
         self.reshaped = True
         self.left -= MESSAGE_BASE_STEPS + management.effort.steps
@@ -216,8 +228,9 @@ class Round:
 
     def _schedule(self) -> None:
         """Let canisters with messages take turns, going on where the last round stopped."""
+        self.state.take_out_inboxes()
         while self.left > 0:
-            waiting = [i for i in sorted(self.state.canisters) if self.state.canisters[i].inbox]
+            waiting = self.state.waiting()
             if not waiting:
                 return
             following = [
@@ -228,9 +241,7 @@ class Round:
             self._run_one(chosen)
 
     def _run_one(self, id_: CanisterId) -> None:
-        canister = self.state.canisters[id_]
-        message, inbox = canister.inbox[0], canister.inbox[1:]
-        self.state.change(id_, inbox=inbox)
+        message = self.state.inbox(id_).popleft()
         if isinstance(message, Request):
             self._run_request(id_, message)
         else:
@@ -413,9 +424,8 @@ class Round:
             self._answer(origin, Response(origin.callback, None, code, text))
 
     def _answer(self, origin: FromCanister, response: Message) -> None:
-        canister = self.state.canisters.get(origin.canister)
-        if canister is not None:
-            self.state.change(origin.canister, inbox=(*canister.inbox, response))
+        if origin.canister in self.state.canisters:
+            self.state.inbox(origin.canister).append(response)
 
     def _mark_processing(self, origin: FromUser) -> None:
         status = self.state.ingress[origin.request_id]

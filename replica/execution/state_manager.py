@@ -88,6 +88,8 @@ class StateManager:
         self._dirty: dict[str, set[bytes]] = {}
         self._base: int | None = None
         self._tip: Snapshot = genesis(subnet)
+        self._requests: hash_tree.Tree = hash_tree.EMPTY
+        """The tip's subtree of requests; the next block's differs where requests changed."""
         self._key_requests: dict[int, tuple[KeyRequest, ...]] = {}
         self._certified_height = Height(0)
 
@@ -140,6 +142,7 @@ class StateManager:
         self.certified = None
         self._key_requests.clear()
         self._set_tip(snapshot)
+        self._requests = state_tree.requests(hash_tree.EMPTY, snapshot, snapshot.ingress)
         self._certified_height = snapshot.height
         self._dirty, self._base = {}, None
 
@@ -202,12 +205,19 @@ class StateManager:
         policy = self.surroundings.policy(batch.registry_version)
         result = Round(self._tip, below, batch, policy).run()
         snapshot = self._with_fault(result.snapshot)
-        tree = state_tree.build(snapshot, self.surroundings.topology(batch.registry_version))
+        self._note_requests(result)
+        topology = self.surroundings.topology(batch.registry_version)
+        tree = state_tree.build(snapshot, topology, self._requests)
         witness = state_tree.height_witness(tree)
         self._advance(Executed(snapshot, tree, witness, result, batch.epoch))
         if batch.is_checkpoint:
             self.make_checkpoint()
         return result
+
+    def _note_requests(self, result: RoundResult) -> None:
+        self._requests = state_tree.requests(
+            self._requests, result.snapshot, result.touched_requests
+        )
 
     def _advance(self, executed: Executed) -> None:
         """Make an executed height the tip; its rows are what the next checkpoint rewrites."""
@@ -231,7 +241,8 @@ class StateManager:
         below = self._rows().below
         policy = self.surroundings.policy(batch.registry_version)
         result = RecoveryRound(self._tip, below, batch, policy).run_work(work)
-        tree = state_tree.build(result.snapshot, ())
+        self._note_requests(result)
+        tree = state_tree.build(result.snapshot, (), self._requests)
         self._advance(Executed(result.snapshot, tree, b"", result, batch.epoch))
         return newest_registry_version(self._tip, self._rows())
 

@@ -6,6 +6,7 @@ Source: interface specification "HTTPS interface", "Authentication"; reference/i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from replica.protocol import cbor
@@ -49,8 +50,13 @@ class Request:
 
 def hash_of_map(content: dict[str, Any]) -> bytes:
     """Return the representation-independent hash of a map; absent fields are left out."""
-    pairs = [sha256(k.encode()) + _hash_value(v) for k, v in content.items() if v is not None]
+    pairs = [_hash_name(k) + _hash_value(v) for k, v in content.items() if v is not None]
     return sha256(b"".join(sorted(pairs)))
+
+
+@lru_cache(maxsize=256)
+def _hash_name(name: str) -> bytes:
+    return sha256(name.encode())
 
 
 def _hash_value(value: Any) -> bytes:

@@ -8,9 +8,11 @@ snapshot's rows lie in tables of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from replica.abi import bundle as bundles
 from replica.abi.tables import Table, index_table
+from replica.protocol.ids import CanisterId
 from replica.state.records import Canister, CanisterSnapshot
 
 
@@ -39,11 +41,17 @@ def tables_of(canister: Canister) -> list[Placed]:
     """Return the tables of a canister's code; none when it has no code."""
     if not canister.bundle:
         return []
-    bundle = bundles.read(canister.bundle)
-    return [
-        _place(canister, bundle.name, t, _suffix("@", generation_of(canister, t.name)), "")
-        for t in bundle.tables
-    ]
+    return list(_tables(canister.id, canister.bundle, tuple(canister.generations.items())))
+
+
+@lru_cache(maxsize=1024)
+def _tables(
+    id_: CanisterId, code: bytes, generations: tuple[tuple[str, int], ...]
+) -> tuple[Placed, ...]:
+    bundle, known = bundles.read(code), dict(generations)
+    return tuple(
+        [_place(id_, bundle.name, t, _suffix("@", known.get(t.name, 0)), "") for t in bundle.tables]
+    )
 
 
 def tables_of_snapshot(canister: Canister, snapshot: CanisterSnapshot) -> list[Placed]:
@@ -52,7 +60,7 @@ def tables_of_snapshot(canister: Canister, snapshot: CanisterSnapshot) -> list[P
         return []
     bundle = bundles.read(snapshot.bundle)
     root = f"{snapshot_folder(snapshot)}/"
-    return [_place(canister, bundle.name, t, f"~{snapshot.number}", root) for t in bundle.tables]
+    return [_place(canister.id, bundle.name, t, f"~{snapshot.number}", root) for t in bundle.tables]
 
 
 def snapshot_folder(snapshot: CanisterSnapshot) -> str:
@@ -71,12 +79,12 @@ def _suffix(mark: str, number: int) -> str:
     return f"{mark}{number}" if number else ""
 
 
-def _place(canister: Canister, bundle: str, table: Table, suffix: str, root: str) -> Placed:
-    number = int.from_bytes(canister.id[:8], "big")
+def _place(id_: CanisterId, bundle: str, table: Table, suffix: str, root: str) -> Placed:
+    number = int.from_bytes(id_[:8], "big")
     in_folder = suffix if suffix.startswith("@") else ""
     return Placed(
         table,
-        f"{canister.id.hex()}/{table.name}{suffix}",
+        f"{id_.hex()}/{table.name}{suffix}",
         f"c{number}_{bundle}_{table.name}" + suffix.replace("@", "$g").replace("~", "$s"),
         f"{root}tables/{table.name}{in_folder}",
     )

@@ -33,8 +33,13 @@ class _Statement:
         parameters: Any = {**self._constants, **values}
         if self._names is not None:
             parameters = tuple([parameters[n] for n in self._names])
-        found = connection.exec_driver_sql(self.text, parameters)
-        return [tuple(r) for r in found.fetchall()]
+        # The driver's own cursor: the library's result would cost as much as what is read.
+        cursor = connection.connection.cursor()
+        try:
+            cursor.execute(self.text, parameters)
+            return [tuple(r) for r in cursor.fetchall()]
+        finally:
+            cursor.close()
 
 
 class TableReader:

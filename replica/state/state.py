@@ -6,13 +6,21 @@ layers over the database.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from replica.protocol import canonical, cbor
 from replica.protocol.hashing import domain_hash, sha256
 from replica.protocol.ids import CanisterId, Height, SubnetId
-from replica.state.records import Canister, IngressStatus, KeyCall, System
+from replica.state.records import (
+    Canister,
+    IngressStatus,
+    KeyCall,
+    Message,
+    System,
+    changed_canister,
+)
 from replica.state.rows import Changes, Layer, RowStore
 
 
@@ -46,6 +54,8 @@ class BlockState:
     next_key_request: int = 1
     touched: dict[CanisterId, None] = field(default_factory=dict)
     touched_ingress: dict[bytes, None] = field(default_factory=dict)
+    _inboxes: dict[CanisterId, deque[Message]] = field(default_factory=dict)
+    """Mailboxes being worked on; those of the records are older until `put_inboxes_back`."""
 
     @classmethod
     def begin(cls, before: Snapshot, below: RowStore, time_ns: int, epoch: int) -> BlockState:
@@ -66,9 +76,35 @@ class BlockState:
         self.touched[canister.id] = None
 
     def change(self, id_: CanisterId, **fields: object) -> Canister:
-        changed = replace(self.canisters[id_], **fields)  # type: ignore[arg-type]
+        changed = changed_canister(self.canisters[id_], fields)
         self.set(changed)
         return changed
+
+    # Mailboxes change with every message: while a block runs they are queues beside the records.
+
+    def inbox(self, id_: CanisterId) -> deque[Message]:
+        """Return the messages that wait for a canister, to be changed in place."""
+        found = self._inboxes.get(id_)
+        if found is None:
+            found = self._inboxes[id_] = deque(self.canisters[id_].inbox)
+        return found
+
+    def take_out_inboxes(self) -> None:
+        for id_, canister in self.canisters.items():
+            if canister.inbox:
+                self.inbox(id_)
+
+    def waiting(self) -> list[CanisterId]:
+        """Return the canisters, in order, in whose mailboxes that were taken out messages wait."""
+        return sorted([id_ for id_, inbox in self._inboxes.items() if inbox])
+
+    def put_inboxes_back(self) -> None:
+        """Write the mailboxes into the records: others are about to look at these."""
+        for id_, inbox in self._inboxes.items():
+            messages = tuple(inbox)
+            if messages != self.canisters[id_].inbox:
+                self.change(id_, inbox=messages)
+        self._inboxes.clear()
 
     def set_ingress(self, request_id: bytes, status: IngressStatus | None) -> None:
         if status is None:
@@ -79,6 +115,7 @@ class BlockState:
 
     def finish(self, height: Height) -> Snapshot:
         """Close the block: chain its changes into the digest."""
+        self.put_inboxes_back()
         before = self.before.system
         system = replace(
             before,

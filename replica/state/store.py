@@ -21,13 +21,21 @@ from replica.protocol.errors import Unavailable
 from replica.state.reading import TableReader
 from replica.state.rows import Changes
 
+
+class _Bytes(sa.LargeBinary):
+    """Bytes that go to the driver as they are: the library would wrap each value."""
+
+    def bind_processor(self, dialect: sa.Dialect) -> None:
+        return None
+
+
 _TYPES: dict[str, Any] = {
-    "nat64": sa.LargeBinary,  # 8 bytes big-endian: SQLite has no unsigned 64-bit integers
+    "nat64": _Bytes,  # 8 bytes big-endian: SQLite has no unsigned 64-bit integers
     "int": sa.BigInteger,
     "text": sa.Text,
-    "blob": sa.LargeBinary,
+    "blob": _Bytes,
     "bool": sa.Boolean,
-    "principal": sa.LargeBinary,
+    "principal": _Bytes,
 }
 
 
@@ -82,11 +90,11 @@ class Store:
         self.tables[qualified] = (table, self._create(qualified, sql_name, columns))
         for index in table.indexes:
             name = index_table(qualified, index.name)
-            target = sa.Column("target", sa.LargeBinary, nullable=False)
+            target = sa.Column("target", _Bytes, nullable=False)
             self._indexes[name] = self._create(name, f"{sql_name}__{index.name}", [target])
 
     def _create(self, qualified: str, sql_name: str, columns: list[sa.Column[Any]]) -> sa.Table:
-        key = sa.Column("_key", sa.LargeBinary, primary_key=True)
+        key = sa.Column("_key", _Bytes, primary_key=True)
         with self._transaction():
             made = _operations(self._connection).create_table(
                 sql_name, key, *columns, sqlite_with_rowid=False

@@ -11,7 +11,7 @@ Source: the Candid specification, "Binary format", "Deserialisation".
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from replica.protocol.candid.types import (
@@ -66,19 +66,46 @@ def encode(types: Sequence[Type], values: Sequence[Any], names: Interface = _NO_
     """Encode one value per type. Raises: Malformed when a value does not fit its type."""
     if len(types) != len(values):
         raise Malformed(f"expected {len(types)} values, got {len(values)}")
-    encoder = _Encoder(names)
-    heads = [encoder.reference(t) for t in types]
-    body = bytearray()
-    for type_, value in zip(types, values):
-        encoder.value(type_, value, body)
-    head = _uleb(len(encoder.table)) + b"".join(encoder.table) + _uleb(len(types))
-    return MAGIC + head + b"".join(heads) + bytes(body)
+    head, writers = _plan(types, names)
+    out = _Out(head)
+    for write, value in zip(writers, values):
+        write(value, out)
+    return bytes(out)
 
 
-class _Encoder:
+_Write = Callable[[Any, "_Out"], None]
+
+
+class _Out(bytearray):
+    depth = 0
+    """How many named types the value being written is inside of."""
+
+
+def _plan(types: Sequence[Type], names: Interface) -> tuple[bytes, list[_Write]]:
+    """Return what precedes values of these types, and how to write each; kept for tuples.
+
+    The types of a method are one object for as long as its interface is loaded, so that object
+    stands for them: hashing what it holds would take as long as encoding.
+    """
+    known = names.encoders.get(id(types))
+    if known is not None:
+        return known[1], known[2]
+    table = _Table(names)
+    references = b"".join([table.reference(t) for t in types])
+    definitions = _uleb(len(table.rows)) + b"".join(table.rows)
+    head = MAGIC + definitions + _uleb(len(types)) + references
+    writers = [_writer(t, names) for t in types]
+    if isinstance(types, tuple):
+        names.remember(names.encoders, types, head, writers)
+    return head, writers
+
+
+class _Table:
+    """The type table of a message that is being made."""
+
     def __init__(self, names: Interface) -> None:
         self.names = names
-        self.table: list[bytes] = []
+        self.rows: list[bytes] = []
         self.indices: dict[Type, int] = {}
 
     def reference(self, type_: Type) -> bytes:
@@ -89,9 +116,9 @@ class _Encoder:
         key = type_ if isinstance(type_, Ref) else resolved
         index = self.indices.get(key)
         if index is None:
-            index = self.indices[key] = len(self.table)
-            self.table.append(b"")
-            self.table[index] = self._definition(resolved)
+            index = self.indices[key] = len(self.rows)
+            self.rows.append(b"")
+            self.rows[index] = self._definition(resolved)
         return _sleb(index)
 
     def _definition(self, type_: Type) -> bytes:
@@ -120,73 +147,179 @@ class _Encoder:
             )
         raise Malformed("this Candid type can't be encoded")
 
-    def value(self, type_: Type, value: Any, out: bytearray) -> None:
-        type_ = self.names.resolve(type_)
+
+def _writer(type_: Type, names: Interface) -> _Write:
+    """Return a function that writes values of a type; the types are walked here, once."""
+    if isinstance(type_, Ref):
+        return _named_writer(type_.name, names)
+    if isinstance(type_, Prim):
+        write = _primitive_writer(type_.name)
+    elif isinstance(type_, Opt):
+        write = _opt_writer(_writer(type_.inner, names))
+    elif isinstance(type_, Vec):
+        is_blob = names.resolve(type_.inner) == Prim("nat8")
+        write = _write_blob if is_blob else _vec_writer(_writer(type_.inner, names))
+    elif isinstance(type_, Record):
+        write = _record_writer(type_, names)
+    elif isinstance(type_, Variant):
+        write = _variant_writer(type_, names)
+    elif isinstance(type_, Func):
+        write = _write_func
+    else:
+        raise Malformed("this Candid value can't be encoded")
+    name = _name(type_)
+
+    def checked(value: Any, out: _Out) -> None:
         try:
-            self._value(type_, value, out)
+            write(value, out)
         except (struct.error, AttributeError, TypeError, KeyError) as error:
-            raise Malformed(f"{value!r:.80} is not a Candid {_name(type_)}: {error}") from error
+            raise Malformed(f"{value!r:.80} is not a Candid {name}: {error}") from error
 
-    def _value(self, type_: Type, value: Any, out: bytearray) -> None:
-        if isinstance(type_, Prim):
-            self._primitive(type_.name, value, out)
-        elif isinstance(type_, Opt):
-            if value is None:
-                out.append(0)
-            else:
-                out.append(1)
-                self.value(type_.inner, value, out)
-        elif isinstance(type_, Vec):
-            out += _uleb(len(value))
-            if self.names.resolve(type_.inner) == Prim("nat8"):
-                out += bytes(value)
-            else:
-                for item in value:
-                    self.value(type_.inner, item, out)
-        elif isinstance(type_, Record):
-            for f in type_.fields:
-                optional = isinstance(self.names.resolve(f.type), Opt)
-                self.value(f.type, value.get(f.name) if optional else value[f.name], out)
-        elif isinstance(type_, Variant):
-            ((name, inner),) = value.items()
-            index = next((i for i, f in enumerate(type_.fields) if f.name == name), None)
-            if index is None:
-                raise Malformed(f"the variant has no case {name}")
-            out += _uleb(index)
-            self.value(type_.fields[index].type, inner, out)
-        elif isinstance(type_, Func):
-            principal, method = value
-            out += b"\1\1" + _uleb(len(principal)) + principal
-            out += _uleb(len(method.encode())) + method.encode()
+    return checked
+
+
+def _named_writer(name: str, names: Interface) -> _Write:
+    """Named types may hold themselves: looked up when met, and how deep they nest is bounded."""
+    made: list[_Write] = []
+
+    def write(value: Any, out: _Out) -> None:
+        if not made:
+            made.append(_writer(names.resolve(Ref(name)), names))
+        out.depth += 1
+        if out.depth > DEPTH_MAX:
+            raise LimitExceeded(f"Candid: values nested deeper than {DEPTH_MAX}")
+        made[0](value, out)
+        out.depth -= 1
+
+    return write
+
+
+def _opt_writer(inner: _Write) -> _Write:
+    def write(value: Any, out: _Out) -> None:
+        if value is None:
+            out.append(0)
         else:
-            raise Malformed("this Candid value can't be encoded")
+            out.append(1)
+            inner(value, out)
 
-    def _primitive(self, name: str, value: Any, out: bytearray) -> None:
-        fixed = _FIXED.get(name)
-        if fixed is not None:
-            out += fixed.pack(value)
-        elif name == "bool":
-            out.append(1 if value else 0)
-        elif name == "nat":
-            if value < 0:
-                raise Malformed("a nat can't be negative")
-            out += _uleb(value)
-        elif name == "int":
-            out += _sleb(value)
-        elif name == "text":
-            raw = value.encode()
-            out += _uleb(len(raw)) + raw
-        elif name == "principal":
-            out += b"\1" + _uleb(len(value)) + bytes(value)
-        elif name == "empty":
-            raise Malformed("there is no value of type empty")
+    return write
+
+
+def _vec_writer(inner: _Write) -> _Write:
+    def write(value: Any, out: _Out) -> None:
+        out += _uleb(len(value))
+        for item in value:
+            inner(item, out)
+
+    return write
+
+
+def _record_writer(type_: Record, names: Interface) -> _Write:
+    parts = [
+        (f.name, isinstance(names.resolve(f.type), Opt), _writer(f.type, names))
+        for f in type_.fields
+    ]
+
+    def write(value: Any, out: _Out) -> None:
+        for name, is_optional, inner in parts:
+            inner(value.get(name) if is_optional else value[name], out)
+
+    return write
+
+
+def _variant_writer(type_: Variant, names: Interface) -> _Write:
+    cases = {f.name: (_uleb(i), _writer(f.type, names)) for i, f in enumerate(type_.fields)}
+
+    def write(value: Any, out: _Out) -> None:
+        if len(value) != 1:
+            raise Malformed(f"{value!r:.80} is not a Candid variant: it has one case")
+        ((name, inner),) = value.items()
+        if name not in cases:
+            raise Malformed(f"the variant has no case {name}")
+        index, write_case = cases[name]
+        out += index
+        write_case(inner, out)
+
+    return write
+
+
+def _primitive_writer(name: str) -> _Write:
+    fixed = _FIXED.get(name)
+    if fixed is None:
+        return _WRITERS[name]
+    pack = fixed.pack
+
+    def write(value: Any, out: _Out) -> None:
+        out += pack(value)
+
+    return write
+
+
+def _write_blob(value: Any, out: _Out) -> None:
+    out += _uleb(len(value))
+    out += bytes(value)
+
+
+def _write_func(value: Any, out: _Out) -> None:
+    principal, method = value
+    out += b"\1\1" + _uleb(len(principal)) + principal
+    out += _uleb(len(method.encode())) + method.encode()
+
+
+def _write_bool(value: Any, out: _Out) -> None:
+    out.append(1 if value else 0)
+
+
+def _write_nat(value: Any, out: _Out) -> None:
+    if value < 0:
+        raise Malformed("a nat can't be negative")
+    out += _uleb(value)
+
+
+def _write_int(value: Any, out: _Out) -> None:
+    out += _sleb(value)
+
+
+def _write_text(value: Any, out: _Out) -> None:
+    raw = value.encode()
+    out += _uleb(len(raw))
+    out += raw
+
+
+def _write_principal(value: Any, out: _Out) -> None:
+    out += b"\1" + _uleb(len(value)) + bytes(value)
+
+
+def _write_nothing(value: Any, out: _Out) -> None:
+    pass
+
+
+def _write_empty(value: Any, out: _Out) -> None:
+    raise Malformed("there is no value of type empty")
+
+
+_WRITERS: dict[str, _Write] = {
+    "bool": _write_bool,
+    "nat": _write_nat,
+    "int": _write_int,
+    "text": _write_text,
+    "principal": _write_principal,
+    "null": _write_nothing,
+    "reserved": _write_nothing,
+    "empty": _write_empty,
+}
 
 
 def _name(type_: Type) -> str:
     return type_.name if isinstance(type_, Prim) else type(type_).__name__.lower()
 
 
+_SHORT = [bytes([value]) for value in range(128)]
+
+
 def _uleb(value: int) -> bytes:
+    if 0 <= value < 128:
+        return _SHORT[value]
     out = bytearray()
     while True:
         byte, value = value & 0x7F, value >> 7
@@ -230,15 +363,10 @@ class _Decoder:
         self.table: list[Any] = []
 
     def message(self, types: Sequence[Type]) -> list[Any]:
-        if self.data[:4] != MAGIC:
-            raise Malformed("Candid: the message does not start with DIDL")
-        self.position = 4
-        self._read_table()
-        count = self._length()
-        wires = [self._type_reference() for _ in range(count)]
+        wires = self._head(types)
         values = []
         for index, expected in enumerate(types):
-            if index < count:
+            if index < len(wires):
                 values.append(self.value(wires[index], expected))
             else:
                 values.append(self._missing(expected, f"argument {index}"))
@@ -247,6 +375,26 @@ class _Decoder:
         if self.position != len(self.data):
             raise Malformed("Candid: bytes after the message")
         return values
+
+    def _head(self, types: Sequence[Type]) -> list[Any]:
+        """Read what precedes the values; who calls one method sends the same each time."""
+        wires: list[Any]
+        known = self.names.decoders.get(id(types))
+        if known is not None and self.data.startswith(known[1]):
+            self.position, (self.table, wires, self.items) = len(known[1]), known[2]
+            return wires
+        wires = self.read_head()
+        if isinstance(types, tuple):
+            found = (self.table, wires, self.items)
+            self.names.remember(self.names.decoders, types, self.data[: self.position], found)
+        return wires
+
+    def read_head(self) -> list[Any]:
+        if self.data[:4] != MAGIC:
+            raise Malformed("Candid: the message does not start with DIDL")
+        self.position = 4
+        self._read_table()
+        return [self._type_reference() for _ in range(self._length())]
 
     # -- primitives of reading
 
@@ -262,6 +410,8 @@ class _Decoder:
         value = shift = 0
         while True:
             byte = self._take(1)[0]
+            if byte < 0x80 and not shift:
+                return byte
             value |= (byte & 0x7F) << shift
             shift += 7
             if not byte & 0x80:
@@ -528,11 +678,7 @@ class _Decoder:
 def decode_any(data: bytes) -> list[Any]:
     """Decode without an expected type, for people: unknown field names appear as their ids."""
     decoder = _Decoder(data, _NO_NAMES)
-    if data[:4] != MAGIC:
-        raise Malformed("Candid: the message does not start with DIDL")
-    decoder.position = 4
-    decoder._read_table()
-    wires = [decoder._type_reference() for _ in range(decoder._length())]
+    wires = decoder.read_head()
     values = [decoder.value(w, _as_expected(decoder.table, w, 0)) for w in wires]
     if decoder.position != len(data):
         raise Malformed("Candid: bytes after the message")

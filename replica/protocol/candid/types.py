@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 PRIMITIVES: dict[str, int] = {
     "null": -1,
@@ -79,6 +80,12 @@ class Service:
     methods: tuple[tuple[str, Func], ...]
 
 
+PLANS_MAX = 512
+PLAN_HEAD_BYTES_MAX = 4096
+
+_Plan = tuple[Any, bytes, Any]
+"""The types, the bytes that precede values of them, and what the codec made of both."""
+
 Type = Prim | Opt | Vec | Record | Variant | Ref | Func | Service
 
 
@@ -106,6 +113,17 @@ class Interface:
     methods: dict[str, Method] = field(default_factory=dict)
     init: tuple[Type, ...] = ()
     source: str = ""
+    encoders: dict[int, _Plan] = field(default_factory=dict, repr=False, compare=False)
+    decoders: dict[int, _Plan] = field(default_factory=dict, repr=False, compare=False)
+    """What the codec worked out for tuples of types, by `id`."""
+
+    def remember(
+        self, plans: dict[int, _Plan], types: tuple[Type, ...], head: bytes, made: Any
+    ) -> None:
+        """Keep what was worked out; a plan holds its types, so that no other gets their `id`."""
+        if len(plans) >= PLANS_MAX or len(head) > PLAN_HEAD_BYTES_MAX:
+            return
+        plans[id(types)] = (types, head, made)
 
     def resolve(self, type_: Type) -> Type:
         """Follow names until a structural type is found."""
