@@ -414,6 +414,8 @@ class Replica:
             self.wake()
 
     def _on_ingress(self, raw: bytes) -> None:
+        if self.ingress.is_full:
+            return  # those who sent it have it
         try:
             self.ingress.add(decode_cached(raw, self.clock()))
         except ReprisError as error:
@@ -445,7 +447,7 @@ class Replica:
         """Take a checked call into the pool and pass it on. Raises: Unavailable."""
         if self.driver.reader(self.monotonic()).status is not Status.RUNNING:
             raise Unavailable("the subnet is halted: requests are not accepted now")
-        if self.ingress.add(request):
+        if self.ingress.submit(request):
             self.link.send_ingress(request.raw)
             self.wake()
 

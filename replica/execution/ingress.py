@@ -9,6 +9,9 @@ from replica.protocol.artifacts import Data, Payload, ValidationContext
 from replica.protocol.errors import LimitExceeded, Malformed, Rejected, Unavailable
 
 POOL_MAX = 4000
+SUBMITTED_MAX = 2000
+"""With so many waiting, users are told to come later: what peers have taken in still finds room,
+and nobody waits long for an answer."""
 BLOCK_BYTES_MAX = 4 << 20
 DECODED_MAX = 3 * POOL_MAX
 """Requests, the oldest of which is forgotten first, that need not be checked again."""
@@ -25,11 +28,22 @@ class IngressPool:
     def __len__(self) -> int:
         return len(self._requests)
 
+    @property
+    def is_full(self) -> bool:
+        return len(self._requests) >= POOL_MAX
+
+    def submit(self, request: envelope.Request) -> bool:
+        """Admit a user's checked request; False when it is here. Raises: Unavailable when full."""
+        return self._add(request, SUBMITTED_MAX)
+
     def add(self, request: envelope.Request) -> bool:
-        """Admit a checked request; False when it is here. Raises: Unavailable when full."""
+        """Admit what a peer passed on, once it is checked; else as `submit`."""
+        return self._add(request, POOL_MAX)
+
+    def _add(self, request: envelope.Request, count_max: int) -> bool:
         if request.request_id in self._requests:
             return False
-        if len(self._requests) >= POOL_MAX:
+        if len(self._requests) >= count_max:
             raise Unavailable("too many requests are waiting; try again in a few seconds")
         self._requests[request.request_id] = request
         _remember(request)

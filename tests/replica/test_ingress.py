@@ -34,7 +34,27 @@ def test_a_full_pool_asks_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [pool.add(request(i)) for i in (0, 1, 1, 2)] == [True, True, False, True]
     with pytest.raises(Unavailable, match="try again") as refused:
         pool.add(request(3))
-    assert refused.value.http_status == 503
+    assert refused.value.http_status == 503 and pool.is_full
+
+
+def test_users_are_sent_away_before_peers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingress, "SUBMITTED_MAX", 2)
+    pool = IngressPool(lambda _: False)
+    assert [pool.submit(request(i)) for i in (0, 1, 1)] == [True, True, False]
+    with pytest.raises(Unavailable, match="try again"):
+        pool.submit(request(2))
+    assert pool.add(request(2)), "somebody has told its user that it was accepted"
+
+
+def test_the_oldest_of_what_was_checked_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingress, "DECODED_MAX", 3)
+    monkeypatch.setattr(ingress, "_decoded", {})
+    checked = [request(100 + i) for i in range(4)]
+    for one in checked:
+        IngressPool(lambda _: False).add(one)
+    assert decode_cached(checked[3].raw, NOW) is checked[3]
+    assert decode_cached(checked[1].raw, NOW) is checked[1]
+    assert decode_cached(checked[0].raw, NOW) is not checked[0]
 
 
 def test_what_was_checked_once_is_not_decoded_again() -> None:
