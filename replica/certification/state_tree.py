@@ -98,15 +98,25 @@ def _canister(canister: Canister) -> hash_tree.Tree:
     return _leaves(canister.controllers, canister.bundle, canister.certified_data)
 
 
+@lru_cache(maxsize=8)
+def _status(status: str) -> hash_tree.Tree:
+    return hash_tree.labeled(b"status", hash_tree.leaf(status.encode()))
+
+
 def _request(status: IngressStatus) -> hash_tree.Tree:
-    tree: dict[bytes, bytes] = {b"status": status.status.encode()}
     if status.status == REPLIED:
-        tree[b"reply"] = status.reply
-    elif status.status == REJECTED:
-        tree[b"reject_code"] = leb128(status.reject_code)
-        tree[b"reject_message"] = status.reject_message.encode()
-        tree[b"error_code"] = status.error_code.encode()
-    return hash_tree.build(tree)
+        reply = hash_tree.labeled(b"reply", hash_tree.leaf(status.reply))
+        return hash_tree.fork(reply, _status(status.status))
+    if status.status != REJECTED:
+        return _status(status.status)
+    return hash_tree.build(
+        {
+            b"status": status.status.encode(),
+            b"reject_code": leb128(status.reject_code),
+            b"reject_message": status.reject_message.encode(),
+            b"error_code": status.error_code.encode(),
+        }
+    )
 
 
 def height_witness(tree: hash_tree.Tree) -> bytes:

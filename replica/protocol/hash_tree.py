@@ -25,32 +25,35 @@ LabeledTree = Mapping[bytes, Any] | bytes
 """Nested mapping of labels to subtrees; bytes are a leaf."""
 
 
-@dataclass(frozen=True, slots=True)
+# Never changed once made; not `frozen`, since that takes five times as long, for every node.
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class Empty:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Fork:
     left: Tree
     right: Tree
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Labeled:
     label: bytes
     subtree: Tree
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Leaf:
     value: bytes
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Pruned:
     digest: bytes
 

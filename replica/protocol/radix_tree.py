@@ -22,7 +22,7 @@ _Change = tuple[int, bytes, Tree | None]
 """The label as a number, the label, its subtree (None: it goes)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Branch(Fork):
     """A fork of labels that agree in all bits above `bit`, counted from the lowest."""
 
