@@ -28,6 +28,8 @@ from replica.protocol.errors import ReprisError
 from replica.protocol.ids import NodeId
 from replica.runtime.settings import Secrets
 
+BURST_BYTES = 1 << 16
+"""So much of what waits is encrypted and sent in one go."""
 QUEUE_BYTES_MAX = 32 << 20
 KNOWN_MAX = 4_096
 """Artifacts remembered for each peer: of some hundred rounds; older ones are not sent again."""
@@ -272,9 +274,13 @@ class Transport:
 
     async def _write_queue(self, link: _Link, writer: asyncio.StreamWriter) -> None:
         while True:
-            raw = await link.queue.get()
-            link.queued_bytes -= len(raw)
-            writer.write(raw)
+            burst = [await link.queue.get()]
+            size = len(burst[0])
+            while size < BURST_BYTES and not link.queue.empty():
+                burst.append(link.queue.get_nowait())
+                size += len(burst[-1])
+            link.queued_bytes -= size
+            writer.write(b"".join(burst))
             if link.queue.empty():
                 await writer.drain()
 

@@ -1,4 +1,4 @@
-"""Reading one SQL table by key, prepared once: most of what execution asks of the database.
+"""One SQL table by key, its statements prepared once: most of what execution asks of the database.
 
 The rows below all layers change at flushes only. In between, what was read is remembered within
 bounds, and a key above the last one is known not to be there without asking: so appending to a
@@ -7,7 +7,8 @@ table, the commonest thing canisters do, reads nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,8 +20,11 @@ Row = tuple[Any, ...]
 Page = list[Row]
 
 
-class _Statement:
-    """A statement compiled for one kind of database."""
+class Statement:
+    """A statement compiled for one kind of database, run by the driver's own cursor.
+
+    The library's results and parameters would cost as much as the rows that they carry.
+    """
 
     def __init__(self, statement: Any, dialect: sa.Dialect) -> None:
         compiled = statement.compile(dialect=dialect)
@@ -30,70 +34,101 @@ class _Statement:
         """What the library adds of its own, such as an offset of 0."""
 
     def run(self, connection: sa.Connection, **values: object) -> Page:
-        parameters: Any = {**self._constants, **values}
-        if self._names is not None:
-            parameters = tuple([parameters[n] for n in self._names])
-        # The driver's own cursor: the library's result would cost as much as what is read.
-        cursor = connection.connection.cursor()
-        try:
-            cursor.execute(self.text, parameters)
+        with closing(connection.connection.cursor()) as cursor:
+            cursor.execute(self.text, self._bound({**self._constants, **values}))
             return [tuple(r) for r in cursor.fetchall()]
-        finally:
-            cursor.close()
+
+    def run_many(self, connection: sa.Connection, rows: list[dict[str, object]]) -> None:
+        with closing(connection.connection.cursor()) as cursor:
+            cursor.executemany(self.text, [self._bound(r) for r in rows])
+
+    def _bound(self, values: dict[str, object]) -> Any:
+        return values if self._names is None else tuple([values[n] for n in self._names])
 
 
 class TableReader:
-    """Reads rows by key; told of every write."""
+    """Reads rows by key, and writes them: so that it knows what it may still remember."""
 
-    def __init__(self, table: sa.Table, dialect: sa.Dialect) -> None:
+    def __init__(
+        self, table: sa.Table, dialect: sa.Dialect, encoded: Callable[[Row], bytes]
+    ) -> None:
+        """`encoded`: what a row of the database is to those who ask."""
+        self._encode = encoded
+        self._encoded: dict[bytes, bytes] = {}
         key: Any = table.c._key
         limit: Any = sa.bindparam("limit", type_=sa.Integer)
         low: Any = sa.bindparam("low")
         high: Any = sa.bindparam("high")
-        self._get = _Statement(sa.select(table).where(key == sa.bindparam("key")), dialect)
-        self._scans: dict[tuple[bool, bool], _Statement] = {}
+        self._delete = Statement(table.delete().where(key == sa.bindparam("key")), dialect)
+        self._insert = Statement(table.insert(), dialect)
+        self._get = Statement(sa.select(table).where(key == sa.bindparam("key")), dialect)
+        self._scans: dict[tuple[bool, bool], Statement] = {}
         for reverse in (False, True):
             ordered = sa.select(table).order_by(key.desc() if reverse else key).limit(limit)
             for bounded in (False, True):
                 query = ordered.where(key >= low)
                 if bounded:
                     query = query.where(key < high)
-                self._scans[reverse, bounded] = _Statement(query, dialect)
+                self._scans[reverse, bounded] = Statement(query, dialect)
         self._rows: dict[bytes, Row | None] = {}
         self._pages: dict[tuple[bytes, bytes | None, bool], Page] = {}
         self._last: bytes | None = None
         """No key is above this one; None: not known yet."""
 
-    def may_hold(self, key: bytes) -> bool:
+    def _may_hold(self, key: bytes) -> bool:
         """Return False when a key is certainly not there."""
         return self._last is None or key <= self._last
 
-    def written(self, keys: list[bytes]) -> None:
-        """Forget what a write may have changed."""
+    def write(
+        self,
+        connection: sa.Connection,
+        keys: list[bytes],
+        rows: list[dict[str, object]],
+        *,
+        fresh: bool,
+    ) -> None:
+        """Replace what is at the keys by rows, which have some of these. `fresh`: all is new."""
+        gone: list[dict[str, object]] = [{"key": k} for k in keys if self._may_hold(k)]
         self._rows.clear()
         self._pages.clear()
-        if self._last is not None and keys:
+        self._encoded.clear()
+        if self._last is not None:
             self._last = max(self._last, max(keys))
+        if gone and not fresh:
+            self._delete.run_many(connection, gone)
+        if rows:
+            self._insert.run_many(connection, rows)
 
-    def get(self, connection: sa.Connection, key: bytes) -> Row | None:
+    def get(self, connection: sa.Connection, key: bytes) -> bytes | None:
         if key in self._rows:
-            return self._rows[key]
-        if key > self._last_key(connection):
+            row = self._rows[key]
+        elif key > self._last_key(connection):
             return None
-        found = self._get.run(connection, key=key)
-        if len(self._rows) >= REMEMBERED_MAX:
-            self._rows.clear()
-        row = self._rows[key] = found[0] if found else None
+        else:
+            found = self._get.run(connection, key=key)
+            if len(self._rows) >= REMEMBERED_MAX:
+                self._rows.clear()
+            row = self._rows[key] = found[0] if found else None
+        return None if row is None else self._row(key, row)
+
+    def _row(self, key: bytes, found: Row) -> bytes:
+        row = self._encoded.get(key)
+        if row is None:
+            if len(self._encoded) >= REMEMBERED_MAX:
+                self._encoded.clear()
+            row = self._encoded[key] = self._encode(found)
         return row
 
     def scan(
         self, connection: sa.Connection, low: bytes, high: bytes | None, reverse: bool
-    ) -> Iterator[Row]:
-        """Yield rows in key order, a page at a time, so that no cursor stays open."""
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, row) in key order, a page at a time, so that no cursor stays open."""
         size = PAGE_FIRST
         while low <= self._last_key(connection):
             page = self._page(connection, low, high, reverse, size)
-            yield from page
+            for found in page:
+                key = bytes(found[0])
+                yield key, self._row(key, found)
             if len(page) < size:
                 return
             if reverse:

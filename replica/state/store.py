@@ -8,7 +8,8 @@ writer and the proof of what the rows are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 
 from replica.abi.tables import Table, decode_row, encode_row, index_table
 from replica.protocol.errors import Unavailable
-from replica.state.reading import TableReader
+from replica.state.reading import Row, TableReader
 from replica.state.rows import Changes
 
 
@@ -87,13 +88,22 @@ class Store:
         if qualified in self.tables:
             return
         columns = [sa.Column(c.name, _TYPES[c.type], nullable=c.optional) for c in table.columns]
-        self.tables[qualified] = (table, self._create(qualified, sql_name, columns))
+        encoded = partial(_to_row, table)
+        self.tables[qualified] = (table, self._create(qualified, sql_name, columns, encoded))
         for index in table.indexes:
             name = index_table(qualified, index.name)
             target = sa.Column("target", _Bytes, nullable=False)
-            self._indexes[name] = self._create(name, f"{sql_name}__{index.name}", [target])
+            self._indexes[name] = self._create(
+                name, f"{sql_name}__{index.name}", [target], _to_target
+            )
 
-    def _create(self, qualified: str, sql_name: str, columns: list[sa.Column[Any]]) -> sa.Table:
+    def _create(
+        self,
+        qualified: str,
+        sql_name: str,
+        columns: list[sa.Column[Any]],
+        encoded: Callable[[Row], bytes],
+    ) -> sa.Table:
         key = sa.Column("_key", _Bytes, primary_key=True)
         with self._transaction():
             made = _operations(self._connection).create_table(
@@ -102,7 +112,7 @@ class Store:
             entry = {"name": qualified, "sql_name": sql_name, "retired_at": None}
             self._connection.execute(self._catalogue.insert().values(entry))
         assert made is not None
-        self._readers[qualified] = TableReader(made, self.engine.dialect)
+        self._readers[qualified] = TableReader(made, self.engine.dialect, encoded)
         self._fresh.add(qualified)
         return made
 
@@ -137,22 +147,16 @@ class Store:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         reader = self._readers.get(table)
-        found = reader.get(self._connection, key) if reader is not None else None
-        return None if found is None else self._row(table, found)
+        return None if reader is None else reader.get(self._connection, key)
 
     def scan(
         self, table: str, low: bytes, high: bytes | None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, row) in key order."""
         reader = self._readers.get(table)
-        if reader is not None:
-            for found in reader.scan(self._connection, low, high, reverse):
-                yield bytes(found[0]), self._row(table, found)
-
-    def _row(self, table: str, found: tuple[Any, ...]) -> bytes:
-        if table in self._indexes:
-            return bytes(found[1])
-        return _to_row(self.tables[table][0], found)
+        if reader is None:
+            return iter(())
+        return reader.scan(self._connection, low, high, reverse)
 
     def count(self, table: str) -> int:
         if table not in self.tables:
@@ -208,25 +212,19 @@ class Store:
     def _write(self, name: str, rows: dict[bytes, bytes | None]) -> None:
         if not rows:
             return
-        index = self._indexes.get(name)
-        assert index is not None or name in self.tables, f"rows of the undeclared table {name}"
-        made = index if index is not None else self.tables[name][1]
-        reader = self._readers[name]
-        gone = [{"key": k} for k in rows if reader.may_hold(k)]
-        reader.written(list(rows))
-        if gone and name not in self._fresh:
-            self._connection.execute(made.delete().where(made.c._key == sa.bindparam("key")), gone)
-        self._fresh.discard(name)
+        is_index = name in self._indexes
+        assert is_index or name in self.tables, f"rows of the undeclared table {name}"
         values: list[dict[str, object]] = []
         for key, raw in rows.items():
             if raw is None:
                 continue
-            if index is not None:
+            if is_index:
                 values.append({"_key": key, "target": raw})
             else:
                 values.append({"_key": key, **_to_columns(self.tables[name][0], raw)})
-        if values:
-            self._connection.execute(made.insert(), values)
+        fresh = name in self._fresh
+        self._fresh.discard(name)
+        self._readers[name].write(self._connection, list(rows), values, fresh=fresh)
 
 
 def _to_columns(table: Table, raw: bytes) -> dict[str, object]:
@@ -240,7 +238,11 @@ def _to_columns(table: Table, raw: bytes) -> dict[str, object]:
     return row
 
 
-def _to_row(table: Table, found: tuple[Any, ...]) -> bytes:
+def _to_target(found: Row) -> bytes:
+    return bytes(found[1])
+
+
+def _to_row(table: Table, found: Row) -> bytes:
     row: dict[str, object] = {}
     for column, value in zip(table.columns, found[1:], strict=True):
         if value is not None:
