@@ -50,8 +50,26 @@ class Request:
 
 def hash_of_map(content: dict[str, Any]) -> bytes:
     """Return the representation-independent hash of a map; absent fields are left out."""
-    pairs = [_hash_name(k) + _hash_value(v) for k, v in content.items() if v is not None]
+    pairs = []
+    for name, value in content.items():
+        if value is None:
+            continue
+        is_short = isinstance(value, bytes | str) and len(value) <= _REMEMBERED_BYTES_MAX
+        if is_short and name in _REPEATED:
+            pairs.append(_hash_pair(name, value))
+        else:
+            pairs.append(_hash_name(name) + _hash_value(value))
     return sha256(b"".join(sorted(pairs)))
+
+
+_REPEATED = frozenset(("request_type", "sender", "canister_id", "method_name"))
+"""Fields that many requests share."""
+_REMEMBERED_BYTES_MAX = 64
+
+
+@lru_cache(maxsize=1024)
+def _hash_pair(name: str, value: bytes | str) -> bytes:
+    return _hash_name(name) + _hash_value(value)
 
 
 @lru_cache(maxsize=256)

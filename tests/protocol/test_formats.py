@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -209,6 +210,14 @@ def test_request_id_of_the_specification() -> None:
     assert envelope.hash_of_map(example).hex() == (
         "1d1091364d6bb8a6c16b203ee75467d59ead468f523eb058880ae8ec80e2b101"
     )
+
+
+@pytest.mark.parametrize("field", ["canister_id", "method_name", "sender", "arg", "nonce"])
+@pytest.mark.parametrize("value", [7, [b"x"], {"a": 1}, 1.5, True])
+def test_a_field_of_a_wrong_type_is_malformed(field: str, value: Any) -> None:
+    raw = cbor.dumps({"content": {**content(), field: value}}, tagged=True)
+    with pytest.raises(Malformed):
+        envelope.decode(raw, NOW)
 
 
 def test_signed_request() -> None:
