@@ -69,6 +69,9 @@ class Layer:
         order = self._order.get(table)
         if order is None or len(order) != len(changed):
             order = self._order[table] = SortedList(changed)
+        first = order.bisect_left(low)
+        if first == len(order) or (high is not None and order[first] >= high):
+            return below  # nothing of this layer is in between
         keys = order.irange(low, high, (True, False), reverse=reverse)
         mine = ((k, changed[k]) for k in keys)
         return _merge(iter(list(mine)) if is_topmost else mine, below, reverse=reverse)
