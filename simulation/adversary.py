@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from replica.client.key_receiver import complaint_of
 from replica.consensus.delivery import Batch
@@ -28,7 +28,30 @@ from simulation.doubles import HashChain, tree_of
 from simulation.scheduler import draw
 
 if TYPE_CHECKING:
-    from simulation.subnet import Node, World
+    from replica.consensus.driver import Driver
+    from replica.consensus.reader import SecretKeys
+    from simulation.subnet import World
+    from simulation.system.swarm import System
+
+
+class Actor(Protocol):
+    """A node that is played: where it is, its keys, and the real consensus that it runs."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def keys(self) -> SecretKeys: ...
+    @property
+    def driver(self) -> Driver | None: ...
+
+
+@dataclass(frozen=True)
+class Played:
+    """A replica of a whole swarm as an actor."""
+
+    index: int
+    keys: SecretKeys
+    driver: Driver
 
 
 class LyingChain(HashChain):
@@ -50,7 +73,7 @@ class BadDealer:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def send(self, node: Node, artifact: DkgDealing) -> None:
+    def send(self, node: Actor, artifact: DkgDealing) -> None:
         key = (self.world.seed, "dealing", artifact.height, artifact.tag)
         if artifact.dealer != node.keys.node:
             self.world.network.broadcast(node.index, artifact)
@@ -60,7 +83,7 @@ class BadDealer:
         else:
             self.world.counts["dealings withheld"] += 1
 
-    def slander(self, node: Node, package: cup.CatchUpPackage) -> None:
+    def slander(self, node: Actor, package: cup.CatchUpPackage) -> None:
         """Complain, without reason, of every dealing that is known."""
         driver = node.driver
         assert driver is not None
@@ -73,7 +96,7 @@ class BadDealer:
             self.world.counts["slander"] += 1
             self.world.network.broadcast(node.index, complaint)
 
-    def _spoil(self, node: Node, artifact: DkgDealing) -> DkgDealing:
+    def _spoil(self, node: Actor, artifact: DkgDealing) -> DkgDealing:
         driver = node.driver
         assert driver is not None
         sealed = list(artifact.dealing.sealed)
@@ -89,10 +112,10 @@ class BadDealer:
 class Forger:
     """Sends what nobody signed: notarizations, finalizations, certifications, packages, shares."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World | System) -> None:
         self.world = world
 
-    def send(self, node: Node, artifact: Artifact) -> None:
+    def send(self, node: Actor, artifact: Artifact) -> None:
         network = self.world.network
         if isinstance(artifact, SHARES) and draw(self.world.seed, "bad share", artifact) < 0.5:
             self.world.counts["bad shares"] += 1
@@ -105,7 +128,7 @@ class Forger:
             for forged in self._forge(node, artifact):
                 network.broadcast(node.index, forged)
 
-    def _forge(self, node: Node, proposal: BlockProposal) -> list[Artifact]:
+    def _forge(self, node: Actor, proposal: BlockProposal) -> list[Artifact]:
         driver = node.driver
         assert driver is not None
         twin = twin_of(node, proposal)
@@ -132,7 +155,7 @@ class Forger:
         return out
 
 
-def twin_of(node: Node, proposal: BlockProposal) -> BlockProposal:
+def twin_of(node: Actor, proposal: BlockProposal) -> BlockProposal:
     """Return another block of the same maker, height and rank, signed as well as the first."""
     context = proposal.block.context
     later = replace(context, time_ns=TimeNs(context.time_ns + 1))
@@ -151,10 +174,10 @@ def twin_of(node: Node, proposal: BlockProposal) -> BlockProposal:
 class Equivocator:
     """Sends different blocks to different peers, and signs for every block that is about."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World | System) -> None:
         self.world = world
 
-    def send(self, node: Node, artifact: Artifact) -> None:
+    def send(self, node: Actor, artifact: Artifact) -> None:
         network = self.world.network
         if not isinstance(artifact, BlockProposal):
             network.broadcast(node.index, artifact)
@@ -165,23 +188,24 @@ class Equivocator:
             return
         twin = twin_of(node, artifact)
         self.world.counts["equivocations"] += 1
-        for peer in self.world.nodes:
-            if peer is not node:
-                both = draw(self.world.seed, "both", artifact.height, peer.index) < 0.3
-                first = draw(self.world.seed, "side", artifact.height, peer.index) < 0.5
-                if both or first:
-                    network.send(node.index, peer.index, artifact)
-                if both or not first:
-                    network.send(node.index, peer.index, twin)
+        for peer in network.targets(node.index):
+            both = draw(self.world.seed, "both", artifact.height, peer) < 0.3
+            first = draw(self.world.seed, "side", artifact.height, peer) < 0.5
+            if both or first:
+                network.send(node.index, peer, artifact)
+            if both or not first:
+                network.send(node.index, peer, twin)
         self._sign(node, twin)
 
-    def _sign(self, node: Node, proposal: BlockProposal) -> None:
+    def _sign(self, node: Actor, proposal: BlockProposal) -> None:
         hash_ = artifacts.block_hash(proposal.block)
+        driver = node.driver
+        assert driver is not None
         for kind, message in (
             (NotarizationShare, artifacts.notarization_message),
             (FinalizationShare, artifacts.finalization_message),
         ):
             signed = message(proposal.block.subnet, proposal.epoch, proposal.height, hash_)
-            signature = self.world.scheme.sign_multi(node.keys.committee, signed)
+            signature = driver.context.scheme.sign_multi(node.keys.committee, signed)
             share = kind(proposal.epoch, proposal.height, hash_, node.keys.node, signature)
             self.world.network.broadcast(node.index, share)

@@ -31,6 +31,7 @@ from replica.protocol.attestation import Attestation
 from replica.protocol.errors import ReprisError
 from replica.protocol.ids import Height, NodeId
 from replica.runtime import settings as node_settings
+from simulation.adversary import Played
 from simulation.checker import Violation
 from simulation.scheduler import MS, draw
 from simulation.system.fibers import Fiber
@@ -389,7 +390,12 @@ class ReplicaProcess(Process):
                 yield peer
 
     def send(self, artifact: Artifact) -> None:
-        self.system.network.pass_on(self.machine, self.it.node, artifact)
+        script = self.system.script_of(self.machine)
+        if script is None or self.real is None:
+            self.system.network.pass_on(self.machine, self.it.node, artifact)
+            return
+        keys = replicas.secret_keys(self.it.settings)
+        script.send(Played(self.machine, keys, self.real.driver), artifact)
 
     def send_ingress(self, raw: bytes) -> None:
         for peer in self.linked():

@@ -1,7 +1,8 @@
 """What goes wrong while a drill runs: short faults of one machine or link after the other.
 
 The drill's own disaster uses up what a subnet tolerates, so everything here passes after a second
-or two, and one at a time: it may delay a recovery, and must not spoil it.
+or two, and one at a time: it may delay a recovery, and must not spoil it. In half of the storms one
+replica of the application subnet is Byzantine all the time: it equivocates, or sends forgeries.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from simulation.scheduler import MS, SECOND, draw
 BEGIN_NS, END_NS = 12 * SECOND, 60 * SECOND
 """After the swarm was started: from about when its canisters are installed."""
 FAULTS_MAX = 7
+LOSES_A_DISK = ("node-catch-up",)
+"""Drills in which a node forgets what it signed: one more that is faulty would be too many."""
 
 
 def storm(name: str, seed: int) -> Plan:
@@ -26,6 +29,8 @@ def storm(name: str, seed: int) -> Plan:
         begin = BEGIN_NS + i * step + int(draw(seed, "begin", i) * step / 2)
         faults += _fault(seed, i, begin, nns, nns + app)
     liar = nns + int(draw(seed, "liar") * app)
+    traitor = (nns + int(draw(seed, "traitor") * app),)
+    treason = 1.0 if name in LOSES_A_DISK else draw(seed, "treason")
     return Plan(
         delay_ms_max=int(5 + 55 * draw(seed, "delay")),
         step_us=8000,
@@ -34,6 +39,8 @@ def storm(name: str, seed: int) -> Plan:
         corruption=0.01 * draw(seed, "corruption"),
         faults=tuple(sorted(faults, key=lambda f: f.at_ns)),
         liars=(liar,) if draw(seed, "lies") < 0.4 else (),
+        equivocators=traitor if treason < 0.3 else (),
+        forgers=traitor if 0.3 <= treason < 0.5 else (),
     )
 
 

@@ -19,6 +19,7 @@ from replica.p2p import wire
 from replica.protocol.artifacts import Artifact
 from replica.protocol.ids import NodeId
 from replica.runtime.journal import frame, scan
+from simulation.adversary import Equivocator, Forger
 from simulation.network import Network
 from simulation.plan import Fault, Plan
 from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
@@ -44,6 +45,7 @@ class System(Scheduler):
         self.wires = Wires(self.fibers, seed, self._reachable, 4)
         self.machines: list[Machine] = []
         self.checker = SystemChecker(self)
+        self._equivocator, self._forger = Equivocator(self), Forger(self)
         self._by_node: dict[NodeId, Machine] = {}
         self._drawn: dict[str, int] = {}
         self._processes = 0
@@ -97,6 +99,12 @@ class System(Scheduler):
                 act(target.real)
 
         self.at(self.now + self.delay_ns(source.machine, target.machine), arrive)
+
+    def script_of(self, machine: int) -> Equivocator | Forger | None:
+        """Return what a Byzantine replica does with what it sends; None: it is honest."""
+        if machine in self.plan.equivocators:
+            return self._equivocator
+        return self._forger if machine in self.plan.forgers else None
 
     def advertise(self, source: ReplicaProcess, advert: wire.Advert) -> None:
         for peer in source.linked():
