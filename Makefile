@@ -25,7 +25,8 @@ $(DEV_READY): requirements-dev.lock $(RUN_READY)
 drill: $(RUN_READY) ## Stall a subnet, recover it by a vote, print the phases (ARGS="--json --nns-nodes 4")
 	@$(BIN)/reprise drill run subnet-divergence $(ARGS)
 
-SCENARIOS ?= subnet-divergence upgrade canister-failure root-failure governance-failure nns-stall
+SCENARIOS ?= subnet-divergence subnet-loss membership-change upgrade canister-failure root-failure \
+  governance-failure nns-stall
 OFFSETS ?= 0 3 7
 
 drill-crash: $(RUN_READY) ## Every drill three times, one kill -9 in every phase (SCENARIOS=, OFFSETS=)
