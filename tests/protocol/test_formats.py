@@ -159,6 +159,47 @@ def test_candid_subtyping() -> None:
         )
 
 
+def test_candid_plans_of_a_method_serve_whoever_calls_it() -> None:
+    """What was worked out for one sender's message must not be taken for another's."""
+    mine = candid.parse("service : { m : (record { a : nat; b : opt text }) -> () }")
+    types = mine.methods["m"].args
+    theirs = [
+        ("(record { a : nat; b : opt text })", {"a": 1, "b": "x"}, {"a": 1, "b": "x"}),
+        ("(record { a : nat })", {"a": 2}, {"a": 2, "b": None}),
+        ("(record { a : nat; c : bool })", {"a": 300, "c": True}, {"a": 300, "b": None}),
+    ]
+    for _ in range(3):
+        for text, value, expected in theirs:
+            other = candid.parse(f"service : {{ m : {text} -> () }}")
+            raw = candid.encode(other.methods["m"].args, [value], other)
+            assert candid.decode(types, raw, mine) == [expected]
+            assert candid.decode(list(types), raw, mine) == [expected]
+        with pytest.raises(Malformed):
+            candid.decode(types, candid.encode([], []), mine)
+
+
+def test_candid_values_that_nest_too_deep_are_not_encoded() -> None:
+    did = candid.parse("type L = opt record { n : nat; next : L }; service : { m : (L) -> () }")
+    types = did.methods["m"].args
+    value: Any = None
+    for n in range(40):
+        value = {"n": n, "next": value}
+    raw = candid.encode(types, [value], did)
+    assert candid.decode(types, raw, did) == [value]
+    for n in range(4000):
+        value = {"n": n, "next": value}
+    with pytest.raises(LimitExceeded, match="deeper"):
+        candid.encode(types, [value], did)
+    assert candid.encode(types, [None], did), "the next one is not the worse for it"
+
+
+@pytest.mark.parametrize("value", [{}, {"a": 1, "b": 2}, {"z": 1}, "a", 7, None])
+def test_what_is_no_variant_is_refused(value: Any) -> None:
+    did = candid.parse("service : { m : (variant { a : nat; b : nat }) -> () }")
+    with pytest.raises(Malformed, match="variant"):
+        candid.encode(did.methods["m"].args, [value], did)
+
+
 @pytest.mark.parametrize(
     "raw",
     [
