@@ -97,7 +97,7 @@ def _recover(state: StateManager, order: nns_recovery.Order, state_hash: bytes) 
         ingress=(),
         is_checkpoint=True,
     )
-    written, content = state.recover(batch, work_of(note, order.release, order.module))
+    written, content = state.recover(batch, work_of(note, order))
     return {
         "new_state_hash": state.make_checkpoint().hex(),
         "new_checkpoint": str(state.folder(order.height)),

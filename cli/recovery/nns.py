@@ -154,6 +154,7 @@ def build(folder: Path, changes: Changes, say: Say, world: World | None = None) 
         registry_batch=bytes.fromhex(result["registry_batch"]),
         release=changes.release,
         module=changes.module,
+        keys=None,
         new_state_hash=bytes.fromhex(result["new_state_hash"]),
         deadline_s=now_s + VALID_S,
     )

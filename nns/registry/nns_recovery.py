@@ -3,9 +3,11 @@
 from replica.abi.v1 import Principal, Refuse, messages
 
 from . import releases
+from .membership import check_free
 from .store import get, need
 
 RECORD = "nns_recovery_record"
+PUBLIC_KEY_BYTES = 96
 
 
 def nns_subnet(ctx):
@@ -37,8 +39,9 @@ def membership(ctx):
 
 
 def nns_recovery_mutations(ctx, payload):
-    """Return what an offline recovery changes: its record, the release, and no halt any more."""
-    key = f"subnet_record_{nns_subnet(ctx)}"
+    """Return what an offline recovery changes: its record, what it replaces, no halt any more."""
+    subnet = nns_subnet(ctx)
+    key = f"subnet_record_{subnet}"
     settings = messages.parse(messages.SubnetRecord, need(ctx, key))
     settings.is_halted = False
     settings.halt_at_cup_height = False
@@ -56,6 +59,8 @@ def nns_recovery_mutations(ctx, payload):
         if version in settings.recalled_replica_version_ids:
             raise Refuse(f"{version} is recalled for the NNS subnet")
         settings.replica_version_id = version
+    if payload["members"] is not None:
+        mutations += new_committee(ctx, subnet, settings, payload)
     note = messages.NnsRecoveryRecord(
         height=payload["height"],
         time=payload["time_ns"],
@@ -68,3 +73,19 @@ def nns_recovery_mutations(ctx, payload):
     mutations.append(messages.Mutation(RECORD, messages.serialize(note)))
     mutations.append(messages.Mutation(key, messages.serialize(settings)))
     return mutations
+
+
+def new_committee(ctx, subnet, settings, payload):
+    """Put other members into the subnet's record; return the mutation of the root key."""
+    if payload["root_key"] is None or len(payload["root_key"]) != PUBLIC_KEY_BYTES:
+        raise Refuse("other members of the NNS come with the root key that they made")
+    present = list(settings.membership)
+    for node in payload["members"]:
+        if bytes(node) not in present:
+            check_free(ctx, node)
+    del settings.membership[:]
+    settings.membership.extend([bytes(n) for n in payload["members"]])
+    key = f"crypto_threshold_signing_public_key_{subnet}"
+    record = messages.parse(messages.PublicKey, need(ctx, key))
+    record.key_value = payload["root_key"]
+    return [messages.Mutation(key, messages.serialize(record))]

@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replica.client import local_registry as keys
+from replica.client import new_committee
 from replica.client.evidence import judge as judge_evidence
 from replica.client.local_registry import VersionedRecords
 from replica.client.subnet_view import SubnetView
 from replica.protocol import attestation, cup, nns_recovery, registry_transport
 from replica.protocol.attestation import Judgement
 from replica.protocol.ballot import YES
+from replica.protocol.crypto import bls
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Conflict, NotVerified, Rejected
 from replica.protocol.ids import NodeId, Principal, RegistryVersion, SubnetId
@@ -110,6 +112,12 @@ def judge(
         raise Rejected(f"{recovery.subnet} is not the NNS subnet")
     before = records.view(recovery.subnet, records.version)
     judged = _judge_state(recovery, records, before, last)
+    if recovery.keys is not None:
+        members = recovery.keys.members
+        new_committee.check_members(
+            records, recovery.subnet, before.members, members, judged.attesting
+        )
+        new_committee.check_dealings(records, recovery, recovery.keys)
     known_operators = operators(records, before)
     records.apply(Delta(recovery.registry_version, recovery.registry_batch))
     _check_record(recovery, records)
@@ -146,6 +154,7 @@ def _judge_state(
         records,
         view.version,
         base_of(records, recovery.subnet, last),
+        replacing=recovery.keys is not None,
     )
     if (recovery.state_height, recovery.state_hash) != (judged.state_height, judged.state_hash):
         raise NotVerified("the recovery starts from another state than its evidence proves")
@@ -170,6 +179,9 @@ def _check_record(recovery: Recovery, records: VersionedRecords) -> None:
     release = recovery.release
     if release is not None:
         allowed |= {"blessed_replica_versions", keys.replica_version(release.version)}
+    public_key = keys.threshold_key(recovery.subnet)
+    if recovery.keys is not None:
+        allowed.add(public_key)
     touched = {m.key for m in delta.mutations}
     if not {RECOVERY_RECORD, subnet_key} <= touched <= allowed:
         raise NotVerified(f"the recovery would change {sorted(touched - allowed) or 'too little'}")
@@ -204,8 +216,39 @@ def _check_record(recovery: Recovery, records: VersionedRecords) -> None:
         )
         if elected.release_package_sha256_hex != release.sha256_hex:
             raise NotVerified("the registry elects the release with another hash")
+    if recovery.keys is not None:
+        if records.subnet_public_key(recovery.subnet, version) != new_root_key(recovery):
+            raise NotVerified("the registry gets another root key than the dealings make")
+        del before.membership[:]
+        before.membership.extend(bytes(m) for m in recovery.keys.members)
     if before != after:
         raise NotVerified("the recovery would change more of the subnet's record than it says")
+
+
+def new_root_key(recovery: Recovery) -> bytes | None:
+    """Return the root key (96 bytes) that a recovery brings; None: the present one stays."""
+    if recovery.keys is None:
+        return None
+    return recovery.transcripts(recovery.keys)[1].public_key
+
+
+def successor(bundle: Bundle, root_key: bytes) -> bytes:
+    """Return the root key (DER) that a recovery put in the place of a trusted one.
+
+    The trusted key certifies who the NNS's members were; n - f of their operators have signed what
+    came next. When they did, and whether it was in time, is nothing that a reader can tell.
+    Raises: NotVerified and what `judge` raises.
+    """
+    found = new_root_key(bundle.recovery)
+    if found is None:
+        raise NotVerified("this recovery of the NNS keeps the root key")
+    verdict = judge(bundle, root_key, VersionedRecords(), None, None, 0)
+    if not verdict.has_quorum:
+        raise NotVerified(
+            f"the operators of {len(verdict.signed)} nodes have signed the new root key; "
+            f"{verdict.needed} are needed"
+        )
+    return bls.public_key_to_der(found)
 
 
 def _count(

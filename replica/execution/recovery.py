@@ -23,7 +23,7 @@ from replica.protocol.ids import (
     CanisterId,
     Principal,
 )
-from replica.protocol.nns_recovery import ModuleChange, ReleaseChange
+from replica.protocol.nns_recovery import Order
 from replica.state.placement import tables_of
 from replica.state.records import RECEIVED, REJECTED, REPLIED, FromUser, IngressStatus, Request
 from replica.state.rows import RowStore
@@ -34,6 +34,7 @@ service : { record_nns_recovery : (record {
   height : nat64; time_ns : nat64; state_height : nat64; state_hash : blob;
   replica_version_id : opt text; release_package_sha256_hex : opt text;
   release_package_urls : vec text; canister_id : opt principal; module_hash : opt blob;
+  members : opt vec principal; root_key : opt blob;
 }) -> () }
 """)
 
@@ -66,11 +67,10 @@ class RecoveryRound(Round):
         return self._result(self.state.finish(self.batch.height))
 
 
-def work_of(
-    note: dict[str, Any], release: ReleaseChange | None, module: ModuleChange | None
-) -> Work:
+def work_of(note: dict[str, Any], order: Order) -> Work:
     """Return the messages of a recovery. `note`: height, time_ns, state_height, state_hash."""
     work: Work = []
+    release, module, committee = order.release, order.module, order.committee
     if module is not None:
         install = {
             "mode": {"upgrade": None},
@@ -88,6 +88,8 @@ def work_of(
         "release_package_urls": list(release.urls) if release is not None else [],
         "canister_id": module.canister if module is not None else None,
         "module_hash": sha256(module.module) if module is not None else None,
+        "members": list(committee.members) if committee is not None else None,
+        "root_key": committee.root_key if committee is not None else None,
     }
     raw = candid.encode(RECORD.methods["record_nns_recovery"].args, [payload], RECORD)
     work.append((REGISTRY, Principal(GOVERNANCE), "record_nns_recovery", raw))

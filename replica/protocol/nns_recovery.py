@@ -2,7 +2,9 @@
 
 What node operators sign is the hash of `Recovery`. It says from which proven state the subnet goes
 on, what was changed in that state before (the registry's record of the recovery, a release, a
-canister's code), and what came out. The committee's keys stay, so the root key does.
+canister's code, the members), and what came out. The committee's keys stay, and so the root key
+does, unless more than f members are gone for good and their shares of it: then those who go on have
+dealt each other new keys, and the operators' signatures are what hands on the trust in the old one.
 
 Source: reference/recovery.md §1.2 (dfinity/ic rs/recovery, rs/replay get-recovery-cup).
 """
@@ -14,6 +16,8 @@ from dataclasses import dataclass, replace
 from replica.protocol import artifacts, ballot, canonical, cup
 from replica.protocol.artifacts import Beacon, Block, Summary, ValidationContext
 from replica.protocol.ballot import Ballot
+from replica.protocol.crypto.dkg import HIGH, LOW, BlsDkg, Config, Dealing
+from replica.protocol.crypto.scheme import Transcript, threshold_high, threshold_low
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import LimitExceeded, Malformed, NotVerified
 from replica.protocol.hashing import sha256
@@ -50,6 +54,26 @@ class ModuleChange:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyDealing:
+    """What one new member dealt to all for one of the two keys, signed with its node key."""
+
+    tag: int
+    dealer: NodeId
+    dealing: Dealing
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewKeys:
+    """Who goes on where more than f members are gone for good, and the keys they made."""
+
+    members: tuple[NodeId, ...]
+    """In ascending order."""
+    dealings: tuple[KeyDealing, ...]
+    """Without those whose shares somebody can't open."""
+
+
+@dataclass(frozen=True, slots=True)
 class Recovery:
     """What is decided."""
 
@@ -69,6 +93,8 @@ class Recovery:
     """The content of that version."""
     release: ReleaseChange | None
     module: ModuleChange | None
+    keys: NewKeys | None
+    """None: the members and the root key stay."""
     new_state_hash: bytes
     """Manifest root after the changes: what the catch-up package carries."""
     deadline_s: int
@@ -76,11 +102,39 @@ class Recovery:
 
     @property
     def order(self) -> Order:
-        return Order(self.height, self.time_ns, self.release, self.module)
+        committee = None
+        if self.keys is not None:
+            committee = Committee(self.keys.members, self.transcripts(self.keys)[1].public_key)
+        return Order(self.height, self.time_ns, self.release, self.module, committee)
+
+    def transcripts(self, new: NewKeys) -> tuple[Transcript, Transcript]:
+        """Return the low and the high key that dealings make. Raises: NotVerified."""
+        made = []
+        for tag in (LOW, HIGH):
+            config = key_config(self.subnet, self.registry_version, self.height, tag, new.members)
+            dealings = {d.dealer: d.dealing for d in new.dealings if d.tag == tag}
+            if any(BlsDkg().fault(config, dealer, d) for dealer, d in dealings.items()):
+                raise NotVerified("a dealing of the new keys is malformed or not its dealer's")
+            transcript = BlsDkg().combine(config, dealings)
+            if transcript is None:
+                raise NotVerified(
+                    f"{len(dealings)} new members dealt a key; {config.needed} (f + 1) are needed"
+                )
+            made.append(transcript)
+        return made[0], made[1]
 
     @property
     def subject(self) -> bytes:
         return ballot.subject_of(ballot.NNS_RECOVERY, [sha256(canonical.encode(self))])
+
+
+@dataclass(frozen=True, slots=True)
+class Committee:
+    """New members, and the root key that they made."""
+
+    members: tuple[NodeId, ...]
+    root_key: bytes
+    """96 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +145,7 @@ class Order:
     time_ns: TimeNs
     release: ReleaseChange | None
     module: ModuleChange | None
+    committee: Committee | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +184,42 @@ def halt_subject(node: NodeId, subnet: SubnetId, epoch: int) -> bytes:
     return ballot.subject_of(ballot.NODE_HALT, [bytes(node), bytes(subnet), epoch])
 
 
+def key_config(
+    subnet: SubnetId,
+    version: RegistryVersion,
+    height: Height,
+    tag: int,
+    members: tuple[NodeId, ...],
+) -> Config:
+    """Return what the new members deal each other. `version`: the one the recovery writes."""
+    count = len(members)
+    threshold = threshold_low(count) if tag == LOW else threshold_high(count)
+    return Config(subnet, Epoch(version), height, tag, members, members, threshold, None)
+
+
 def package_of(
     recovery: Recovery, base: CatchUpPackage, version: str, interval: int
 ) -> CatchUpPackage:
     """Return the unsigned catch-up package of a recovery.
 
-    `base`: the newest proven package, whose transcripts go on. `version`, `interval`: release and
-    interval length of the subnet at the recovery's registry version. Deterministic.
+    `base`: the newest proven package, whose transcripts go on unless there are new keys. `version`,
+    `interval`: release and interval length of the subnet at the recovery's registry version.
+    Deterministic. Raises: NotVerified when the new keys' dealings make no keys.
     """
     epoch = Epoch(recovery.registry_version)
+    low, high, receivers = base.summary.low, base.summary.high, base.summary.receivers
+    if recovery.keys is not None:
+        low, high = recovery.transcripts(recovery.keys)
+        receivers = recovery.keys.members
     summary = Summary(
         registry_version=recovery.registry_version,
         height=recovery.height,
         interval_length=interval,
         next_interval_length=interval,
-        low=base.summary.low,
-        high=base.summary.high,
+        low=low,
+        high=high,
         next_registry_version=recovery.registry_version,
-        receivers=base.summary.receivers,
+        receivers=receivers,
     )
     block = Block(
         version=version,

@@ -7,15 +7,32 @@ from typing import Any
 import pytest
 
 from cli.lab import variants
+from replica.client import local_registry as keys
 from replica.client.local_registry import VersionedRecords
 from replica.consensus.delivery import Batch
 from replica.execution.recovery import newest_registry_version, work_of
 from replica.protocol.errors import Rejected
 from replica.protocol.hashing import sha256
-from replica.protocol.ids import GOVERNANCE, LEDGER, REGISTRY, ROOT, Epoch, Height, RegistryVersion
+from replica.protocol.ids import (
+    GOVERNANCE,
+    LEDGER,
+    REGISTRY,
+    ROOT,
+    Epoch,
+    Height,
+    NodeId,
+    Principal,
+    RegistryVersion,
+)
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
-from replica.protocol.nns_recovery import RECOVERY_RECORD, ModuleChange, ReleaseChange
+from replica.protocol.nns_recovery import (
+    RECOVERY_RECORD,
+    Committee,
+    ModuleChange,
+    Order,
+    ReleaseChange,
+)
 from replica.protocol.registry_transport import Delta, encode_batch
 from tests.nns.test_nns_canisters import BOB, motion, vote
 from tests.nns.test_nns_canisters import machine as nns_machine  # noqa: F401 - a fixture
@@ -26,7 +43,10 @@ RELEASE = ReleaseChange("bb", "bb" * 32, ("http://127.0.0.1/x",))
 
 
 def recover(
-    case: Case, release: ReleaseChange | None = None, module: ModuleChange | None = None
+    case: Case,
+    release: ReleaseChange | None = None,
+    module: ModuleChange | None = None,
+    committee: Committee | None = None,
 ) -> tuple[int, bytes]:
     machine = case.machine
     time_ns = machine.time_ns + 10**12
@@ -46,7 +66,8 @@ def recover(
         (),
         True,
     )
-    written = machine.state.recover(batch, work_of(note, release, module))
+    order = Order(Height(500), time_ns, release, module, committee)  # type: ignore[arg-type]
+    written = machine.state.recover(batch, work_of(note, order))
     machine.height, machine.time_ns = 500, time_ns
     return written
 
@@ -140,3 +161,25 @@ def test_equal_states_recover_to_equal_states(case: Case, tmp_path: Any) -> None
         found = checkpoint.compute_manifest(node.state.folder(500))
         assert manifest.root(found) == roots[-1]
     assert roots[0] == roots[1]
+
+
+def test_new_members_and_their_root_key_are_in_the_registry(case: Case) -> None:
+    made = case.made
+    members = tuple(sorted([made.nns.nodes[0].node, *[n.node for n in made.spares]]))
+    _, batch = recover(case, committee=Committee(members, b"\x0a" * 96))
+    records = records_of(case, batch)
+    assert records.view(made.nns.id, RegistryVersion(2)).members == members
+    assert records.subnet_public_key(made.nns.id) == b"\x0a" * 96
+    touched = {m.key for m in records.deltas[-1].mutations}
+    expected = {keys.subnet_record(made.nns.id), keys.threshold_key(made.nns.id), RECOVERY_RECORD}
+    assert touched == expected
+
+
+def test_a_member_of_another_subnet_or_an_unknown_node_does_not_join_the_nns(case: Case) -> None:
+    taken = case.made.subnets[1].nodes[0].node
+    with pytest.raises(Rejected, match="is a member of subnet"):
+        recover(case, committee=Committee((taken,), b"\x0a" * 96))
+    with pytest.raises(Rejected, match="is not registered"):
+        recover(case, committee=Committee((NodeId(Principal(b"who")),), b"\x0a" * 96))
+    with pytest.raises(Rejected, match="the root key that they made"):
+        recover(case, committee=Committee((case.made.nns.nodes[0].node,), b"short"))

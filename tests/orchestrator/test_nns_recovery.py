@@ -88,8 +88,9 @@ def nns() -> Nns:
         "aa",
         "00" * 32,
         ADMIN.principal,
-        list(range(20_000, 20_024)),
+        list(range(20_000, 20_033)),
         START_NS,
+        spare_nodes=3,
     )
     node = made.nns.nodes[3]
     key = keys.node_record(node.node)
@@ -120,6 +121,7 @@ def nns() -> Nns:
         registry_batch=batch_of(made, records, height),
         release=None,
         module=None,
+        keys=None,
         new_state_hash=b"\x66" * 32,
         deadline_s=FAR,
     )
