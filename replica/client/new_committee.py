@@ -7,7 +7,7 @@ signatures under the recovery decide which dealings count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from replica.client.local_registry import VersionedRecords
 from replica.protocol.crypto import dkg
@@ -16,8 +16,8 @@ from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.crypto.scheme import faults_max
 from replica.protocol.errors import NotFound, NotVerified, Rejected
 from replica.protocol.hashing import sha256
-from replica.protocol.ids import Height, NodeId, RegistryVersion, SubnetId
-from replica.protocol.nns_recovery import KeyDealing, NewKeys, Recovery, key_config
+from replica.protocol.ids import NodeId, SubnetId
+from replica.protocol.nns_recovery import KeyDealing, KeyPlan
 from replica.runtime.settings import Secrets
 
 
@@ -58,61 +58,46 @@ def check_members(
 
 
 def deal(
-    records: VersionedRecords,
-    node: NodeId,
-    secrets: Secrets,
-    subnet: SubnetId,
-    version: RegistryVersion,
-    height: Height,
-    members: tuple[NodeId, ...],
+    records: VersionedRecords, plan: KeyPlan, node: NodeId, secrets: Secrets
 ) -> tuple[KeyDealing, KeyDealing]:
     """Return this node's dealings for both keys; the same each time it is asked."""
     seed = sha256(b"dealing seed" + secrets.dealing)
-    receivers = {m: records.node_keys(m).dealing for m in members}
+    receivers = {m: records.node_keys(m).dealing for m in plan.members}
     made = []
     for tag in (LOW, HIGH):
-        config = key_config(subnet, version, height, tag, members)
+        config = plan.config(tag)
         dealing = BlsDkg().deal(config, node, seed, None, receivers)
         signature = secrets.signing.sign(dkg.message(config, dealing))
         made.append(KeyDealing(tag, node, dealing, signature))
     return made[0], made[1]
 
 
-def check_dealings(records: VersionedRecords, recovery: Recovery, new: NewKeys) -> None:
-    """Check that the dealings are their dealers', one for each key, and make keys.
-
-    Raises: NotVerified.
-    """
+def check_dealings(
+    records: VersionedRecords, plan: KeyPlan, dealings: tuple[KeyDealing, ...]
+) -> None:
+    """Check that dealings are their dealers', at most one for each key. Raises: NotVerified."""
     seen = set()
-    for d in new.dealings:
-        if (d.tag, d.dealer) in seen or d.tag not in (LOW, HIGH) or d.dealer not in new.members:
+    for d in dealings:
+        if (d.tag, d.dealer) in seen or d.tag not in (LOW, HIGH) or d.dealer not in plan.members:
             raise NotVerified("a dealing of the new keys is there twice, or of no new member")
         seen.add((d.tag, d.dealer))
-        config = key_config(
-            recovery.subnet, recovery.registry_version, recovery.height, d.tag, new.members
-        )
-        key = records.node_keys(d.dealer).signing
+        config, key = plan.config(d.tag), records.node_keys(d.dealer).signing
         if not verify_ed25519(key, dkg.message(config, d.dealing), d.signature):
             raise NotVerified(f"the dealing of {d.dealer} is not signed by it")
-    recovery.transcripts(new)
+        if fault := BlsDkg().fault(config, d.dealer, d.dealing):
+            raise NotVerified(f"the dealing of {d.dealer} is none: {fault}")
 
 
 def bad_dealers(
-    recovery: Recovery, new: NewKeys, node: NodeId, secret: bytes, opens: Opens | None = None
+    plan: KeyPlan, dealings: tuple[KeyDealing, ...], node: NodeId, secret: bytes
 ) -> list[NodeId]:
     """Return whose dealings give this node, a new member, shares that it can't use.
 
     `secret`: what opens that which is sealed for the node.
     """
-    opens = opens or BlsDkg().opens
-    bad = []
-    for d in new.dealings:
-        config = key_config(
-            recovery.subnet, recovery.registry_version, recovery.height, d.tag, new.members
-        )
-        if not opens(config, d.dealing, node, secret):
-            bad.append(d.dealer)
-    return sorted(set(bad))
-
-
-Opens = Callable[[dkg.Config, dkg.Dealing, NodeId, bytes], bool]
+    bad = {
+        d.dealer
+        for d in dealings
+        if not BlsDkg().opens(plan.config(d.tag), d.dealing, node, secret)
+    }
+    return sorted(bad)

@@ -117,7 +117,8 @@ def judge(
         new_committee.check_members(
             records, recovery.subnet, before.members, members, judged.attesting
         )
-        new_committee.check_dealings(records, recovery, recovery.keys)
+        plan = recovery.key_plan(recovery.keys)
+        new_committee.check_dealings(records, plan, recovery.keys.dealings)
     known_operators = operators(records, before)
     records.apply(Delta(recovery.registry_version, recovery.registry_batch))
     _check_record(recovery, records)

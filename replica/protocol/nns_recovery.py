@@ -54,6 +54,24 @@ class ModuleChange:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyPlan:
+    """What new members deal each other keys for; every one of them derives the same."""
+
+    subnet: SubnetId
+    registry_version: RegistryVersion
+    """The one that the recovery writes."""
+    height: Height
+    """Of the recovery."""
+    members: tuple[NodeId, ...]
+    """In ascending order."""
+
+    def config(self, tag: int) -> Config:
+        count, opened = len(self.members), (Epoch(self.registry_version), self.height, tag)
+        threshold = threshold_low(count) if tag == LOW else threshold_high(count)
+        return Config(self.subnet, *opened, self.members, self.members, threshold, None)
+
+
+@dataclass(frozen=True, slots=True)
 class KeyDealing:
     """What one new member dealt to all for one of the two keys, signed with its node key."""
 
@@ -109,19 +127,10 @@ class Recovery:
 
     def transcripts(self, new: NewKeys) -> tuple[Transcript, Transcript]:
         """Return the low and the high key that dealings make. Raises: NotVerified."""
-        made = []
-        for tag in (LOW, HIGH):
-            config = key_config(self.subnet, self.registry_version, self.height, tag, new.members)
-            dealings = {d.dealer: d.dealing for d in new.dealings if d.tag == tag}
-            if any(BlsDkg().fault(config, dealer, d) for dealer, d in dealings.items()):
-                raise NotVerified("a dealing of the new keys is malformed or not its dealer's")
-            transcript = BlsDkg().combine(config, dealings)
-            if transcript is None:
-                raise NotVerified(
-                    f"{len(dealings)} new members dealt a key; {config.needed} (f + 1) are needed"
-                )
-            made.append(transcript)
-        return made[0], made[1]
+        return transcripts_of(self.key_plan(new), new.dealings)
+
+    def key_plan(self, new: NewKeys) -> KeyPlan:
+        return KeyPlan(self.subnet, self.registry_version, self.height, new.members)
 
     @property
     def subject(self) -> bytes:
@@ -184,17 +193,21 @@ def halt_subject(node: NodeId, subnet: SubnetId, epoch: int) -> bytes:
     return ballot.subject_of(ballot.NODE_HALT, [bytes(node), bytes(subnet), epoch])
 
 
-def key_config(
-    subnet: SubnetId,
-    version: RegistryVersion,
-    height: Height,
-    tag: int,
-    members: tuple[NodeId, ...],
-) -> Config:
-    """Return what the new members deal each other. `version`: the one the recovery writes."""
-    count = len(members)
-    threshold = threshold_low(count) if tag == LOW else threshold_high(count)
-    return Config(subnet, Epoch(version), height, tag, members, members, threshold, None)
+def transcripts_of(plan: KeyPlan, dealt: tuple[KeyDealing, ...]) -> tuple[Transcript, Transcript]:
+    """Return the low and the high key that dealings make. Raises: NotVerified."""
+    made = []
+    for tag in (LOW, HIGH):
+        config = plan.config(tag)
+        dealings = {d.dealer: d.dealing for d in dealt if d.tag == tag}
+        if any(BlsDkg().fault(config, dealer, d) for dealer, d in dealings.items()):
+            raise NotVerified("a dealing of the new keys is malformed or not its dealer's")
+        transcript = BlsDkg().combine(config, dealings)
+        if transcript is None:
+            raise NotVerified(
+                f"{len(dealings)} new members dealt a key; {config.needed} (f + 1) are needed"
+            )
+        made.append(transcript)
+    return made[0], made[1]
 
 
 def package_of(

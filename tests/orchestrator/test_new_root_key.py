@@ -22,7 +22,7 @@ from replica.protocol.errors import ReprisError
 from replica.protocol.ids import NodeId
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
-from replica.protocol.nns_recovery import Bundle, KeyDealing, NewKeys, Recovery
+from replica.protocol.nns_recovery import Bundle, KeyDealing, KeyPlan, NewKeys, Recovery
 from replica.protocol.registry_transport import Mutation, decode_batch, encode_batch
 from replica.runtime.settings import Secrets
 from tests.orchestrator.test_nns_recovery import Nns, Node, batch_of
@@ -40,14 +40,15 @@ class Lost:
         found = next(n for n in self.nns.made.nodes if n.node == node)
         return secrets_of(found)
 
-    def deal(self, members: tuple[NodeId, ...] | None = None) -> tuple[KeyDealing, ...]:
-        members = members or self.members
-        recovery = self.nns.bundle.recovery
+    @property
+    def plan(self) -> KeyPlan:
+        r = self.nns.bundle.recovery
+        return KeyPlan(r.subnet, r.registry_version, r.height, self.members)
+
+    def deal(self) -> tuple[KeyDealing, ...]:
         out: list[KeyDealing] = []
-        for node in members:
-            secrets = self.secrets_of(node)
-            opened = (recovery.subnet, recovery.registry_version, recovery.height, members)
-            out += new_committee.deal(self.nns.records, node, secrets, *opened)
+        for node in self.members:
+            out += new_committee.deal(self.nns.records, self.plan, node, self.secrets_of(node))
         return tuple(out)
 
     def recovery(self, new: NewKeys, **changes: Any) -> Recovery:
@@ -149,13 +150,11 @@ def test_a_dealing_whose_share_can_not_be_opened_is_found(lost: Lost, new: NewKe
     sealed = list(made[liar].dealing.sealed)
     sealed[2] = bytes([sealed[2][0] ^ 1]) + sealed[2][1:]
     made[liar] = replace(made[liar], dealing=replace(made[liar].dealing, sealed=tuple(sealed)))
-    recovery = lost.nns.bundle.recovery
-    secret = lost.secrets_of(victim).dealing
-    bad = NewKeys(new.members, tuple(made))
-    assert new_committee.bad_dealers(recovery, new, victim, secret) == []
-    assert new_committee.bad_dealers(recovery, bad, victim, secret) == [lost.members[0]]
+    secret, bad, plan = lost.secrets_of(victim).dealing, tuple(made), lost.plan
+    assert new_committee.bad_dealers(plan, new.dealings, victim, secret) == []
+    assert new_committee.bad_dealers(plan, bad, victim, secret) == [lost.members[0]]
     other = lost.members[1]
-    assert not new_committee.bad_dealers(recovery, bad, other, lost.secrets_of(other).dealing)
+    assert not new_committee.bad_dealers(plan, bad, other, lost.secrets_of(other).dealing)
     good = NewKeys(new.members, tuple(d for d in made if d.dealer != lost.members[0]))
     assert lost.verdict(lost.bundle(good, 0, 1, 2)).has_quorum, "three of four dealt well"
 
