@@ -26,7 +26,7 @@ drill: $(RUN_READY) ## Stall a subnet, recover it by a vote, print the phases (A
 	@$(BIN)/reprise drill run subnet-divergence $(ARGS)
 
 SCENARIOS ?= subnet-divergence subnet-loss membership-change upgrade canister-failure root-failure \
-  governance-failure nns-stall
+  governance-failure nns-stall nns-loss
 OFFSETS ?= 0 3 7
 
 drill-crash: $(RUN_READY) ## Every drill three times, one kill -9 in every phase (SCENARIOS=, OFFSETS=)

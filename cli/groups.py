@@ -52,6 +52,7 @@ release_app = group("release", "Releases of the replica: build, publish, elect, 
 ballot_app = group("ballot", "Ballots signed offline.")
 cup_app = group("cup", "Catch-up packages.")
 certificate_app = group("certificate", "Certificates of any subnet.")
+root_key_app = group("root-key", "The root key that is trusted, and what followed it.")
 checkpoint_app = group("checkpoint", "Checkpoints and their manifests.")
 
 Folder = Annotated[

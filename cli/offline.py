@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from cli import context, views
-from cli.lab.layout import NodeEntry
+from cli.lab.layout import ROOT_KEY, NodeEntry, registered
 from cli.output import progress, say
 from cli.recovery import governance, nns
 from replica.abi import bundle as bundles
+from replica.client import succession
 from replica.client.agent import Agent
 from replica.client.local_registry import LocalRegistry
 from replica.protocol import ballot as ballots
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import Malformed, NotFound, ReprisError
-from replica.protocol.ids import Principal
+from replica.protocol.hashing import sha256
+from replica.protocol.ids import NodeId, Principal
 from replica.protocol.nns_recovery import ModuleChange
 from replica.runtime.journal import write_durably
 from replica.runtime.settings import NodeSettings
@@ -130,6 +133,7 @@ def nns_build(
     urls: list[str],
     canister: str | None,
     module: Path | None,
+    replaced: list[str],
 ) -> dict[str, Any]:
     changes = nns.Changes()
     if package is not None:
@@ -143,10 +147,28 @@ def nns_build(
         bundles.read(code)
         change = ModuleChange(target, code, b"")  # type: ignore[arg-type]
         changes = nns.Changes(changes.release, changes.package, change)
+    if replaced:
+        pairs = tuple(_pair(folder, text) for text in replaced)
+        changes = dataclasses.replace(changes, replaced=pairs)
     bundle = nns.build(_node_folder(folder, text), changes, progress("build"))
     write_durably(out.resolve(), bundle.encode())
     say(f"written to {out}; every operator: `reprise recover nns sign {out} --key PEM`")
     return nns.describe(bundle)
+
+
+def _pair(folder: Path, text: str) -> tuple[NodeId, NodeId]:
+    """Read OLD=NEW: names of a local swarm's nodes, or principals. Raises: Malformed, NotFound."""
+    old, separator, new = text.partition("=")
+    if not separator:
+        raise Malformed(f"--replace takes OLD=NEW, not {text}")
+    return _node_id(folder, old), _node_id(folder, new)
+
+
+def _node_id(folder: Path, text: str) -> NodeId:
+    try:
+        return NodeId(Principal.from_text(text))
+    except Malformed:
+        return NodeId(context.swarm(folder).node(text).id)
 
 
 def nns_show(path: Path) -> dict[str, Any]:
@@ -168,7 +190,8 @@ def nns_apply(folder: Path, path: Path, files: list[Path], nodes: list[str]) -> 
     bundle = nns.read(path).with_ballots(tuple(b.encode() for b in nns.read_ballots(files)))
     failed: ReprisError | None = None
     for text in nodes:
-        _, _, entry = _entry(_node_folder(folder, text))
+        settings, records, _ = nns.open_node(_node_folder(folder, text))
+        entry = registered(records, settings.node, "nns")  # also one that is to become a member
         try:
             told = nns.apply(bundle, entry)
         except ReprisError as error:
@@ -180,6 +203,28 @@ def nns_apply(folder: Path, path: Path, files: list[Path], nodes: list[str]) -> 
         say(f"{text}: {len(told['signed'])} of {told['needed']} signed, {told['state']}")
     if failed is not None:
         raise failed
+
+
+def root_key(folder: Path) -> dict[str, Any]:
+    found = context.swarm(folder).root_key
+    return {"root_key": found.hex(), "sha256": sha256(found).hex()}
+
+
+def accept_root_key(folder: Path, path: Path | None) -> dict[str, Any]:
+    """Trust what followed the trusted root key, if its operators have signed that."""
+    found = context.swarm(folder)
+    if path is not None:
+        bundle = nns.read(path)
+        key = succession.successor(bundle, found.root_key)
+    else:
+        urls = [n.orchestrator_url for n in (*found.nns.nodes, *found.spares)]
+        bundle, key = succession.find(found.probe(5.0), urls, found.root_key)
+    verdict = succession.judged(bundle, found.root_key)
+    for name, signed in ((str(n), n in verdict.signed) for n in verdict.before):
+        say(f"{name}: its operator has {'signed' if signed else 'not signed'}")
+    write_durably((folder / ROOT_KEY).resolve(), key)
+    say(f"trusted from now on: the root key with SHA-256 {sha256(key).hex()}")
+    return {"root_key": key.hex(), "sha256": sha256(key).hex(), "signed": len(verdict.signed)}
 
 
 def nns_status(folder: Path) -> list[dict[str, Any]]:

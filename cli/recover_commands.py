@@ -16,6 +16,7 @@ from cli.groups import (
     ballot_app,
     recover_governance_app,
     recover_nns_app,
+    root_key_app,
 )
 from cli.output import emit, errors, show
 
@@ -119,6 +120,14 @@ def nns_build(
     release_url: Annotated[list[str] | None, typer.Option(help="Where else it is found.")] = None,
     canister: Annotated[str | None, typer.Option(help="A canister to upgrade as well.")] = None,
     module: Annotated[Path | None, typer.Option(help="The bundle to upgrade it to.")] = None,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="A node that is gone for good and the spare one in its place: for more than f of "
+            "them, whose going takes the root key along. Those who go on make a new one.",
+        ),
+    ] = None,
     folder: Folder = HERE,
     output: Output = "table",
 ) -> None:
@@ -126,7 +135,8 @@ def nns_build(
     with errors():
         from cli import offline
 
-        made = offline.nns_build(folder, node, out, release, release_url or [], canister, module)
+        urls, pairs = release_url or [], replace or []
+        made = offline.nns_build(folder, node, out, release, urls, canister, module, pairs)
         show(made, output)
 
 
@@ -190,3 +200,30 @@ def nns_status(folder: Folder = HERE, output: Output = "table") -> None:
 
         columns = ["node", "recovery", "signed", "height", "replica", "epoch", "certified", "note"]
         emit(offline.nns_status(folder), output, key="id", columns=columns)
+
+
+# --- trusting what came after a lost root key ----------------------------------------------------
+
+
+@root_key_app.command("show")
+def root_key_show(folder: Folder = HERE, output: Output = "table") -> None:
+    """Show the root key that everything here is verified with."""
+    with errors():
+        from cli import offline
+
+        show(offline.root_key(folder), output)
+
+
+@root_key_app.command("accept")
+def root_key_accept(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The recovery that brought it; default: ask the nodes.")
+    ] = None,
+    folder: Folder = HERE,
+    output: Output = "table",
+) -> None:
+    """Trust the successor of a lost root key; exit 7 unless n - f operators have signed it."""
+    with errors():
+        from cli import offline
+
+        show(offline.accept_root_key(folder, bundle), output)

@@ -11,64 +11,33 @@ from pathlib import Path
 import uvicorn
 from apscheduler.schedulers.background import BackgroundScheduler
 from fastapi import FastAPI, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from orchestrator.agent import Orchestrator
-from replica.protocol.ballot import BALLOT_BYTES_MAX
-from replica.protocol.errors import LimitExceeded, ReprisError
-from replica.protocol.nns_recovery import BUNDLE_BYTES_MAX
+from orchestrator.interface import Interface
+from replica.protocol.errors import LimitExceeded
 from replica.runtime import settings as node_settings
 
 
 def build(orchestrator: Orchestrator) -> FastAPI:
-    app = FastAPI(title="reprise orchestrator", openapi_url=None)
+    """Return an application that hands everything to the orchestrator's `Interface`."""
+    app = FastAPI(title="reprise orchestrator", openapi_url=None, docs_url=None, redoc_url=None)
+    interface = Interface(orchestrator)
 
-    @app.get("/status")
-    def status() -> JSONResponse:
-        return JSONResponse(orchestrator.status())
-
-    @app.get("/attestation")
-    def attestation(height: int) -> Response:
-        return Response(orchestrator.attest(height), media_type="application/octet-stream")
-
-    @app.get("/registry_deltas")
-    def registry_deltas(since: int) -> Response:
-        body = orchestrator.replicator.certified_since(since)
-        return Response(body, media_type="application/octet-stream")
-
-    @app.get("/release/{sha256_hex}")
-    def package(sha256_hex: str) -> Response:
-        body = orchestrator.releases.package(sha256_hex)
-        return Response(body, media_type="application/zip")
-
-    @app.post("/halt")
-    async def halt(request: Request) -> JSONResponse:
-        order = await _body(request, BALLOT_BYTES_MAX)
-        return JSONResponse(await asyncio.to_thread(orchestrator.halt, order))
-
-    @app.post("/nns_recovery")
-    async def stage(request: Request) -> JSONResponse:
-        bundle = await _body(request, BUNDLE_BYTES_MAX)
-        return JSONResponse(await asyncio.to_thread(orchestrator.recovery.stage, bundle))
-
-    @app.get("/nns_recovery")
-    def recovery() -> JSONResponse:
-        return JSONResponse(orchestrator.recovery.status())
-
-    @app.exception_handler(ReprisError)
-    async def on_error(_request: Request, error: ReprisError) -> Response:
-        return Response(str(error), status_code=error.http_status, media_type="text/plain")
+    @app.api_route("/{path:path}", methods=["GET", "POST"])
+    async def everything(request: Request) -> Response:
+        path, bytes_max = request.url.path, interface.body_bytes_max(request.url.path)
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > bytes_max:
+                text = f"at most {bytes_max} bytes are taken here"
+                return Response(text, LimitExceeded.http_status, media_type="text/plain")
+        query = dict(request.query_params)
+        answer = await asyncio.to_thread(interface.answer, request.method, path, query, bytes(body))
+        return Response(answer.body, answer.status, media_type=answer.media)
 
     return app
-
-
-async def _body(request: Request, bytes_max: int) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > bytes_max:
-            raise LimitExceeded(f"at most {bytes_max} bytes are taken here")
-    return bytes(body)
 
 
 async def serve(folder: Path) -> None:

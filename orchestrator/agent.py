@@ -22,19 +22,24 @@ from orchestrator.decide import (
     choose_cup,
     decide,
 )
+from orchestrator.key_maker import KeyMaker
 from orchestrator.key_receiver import KeyReceiver
 from orchestrator.nns_recovery import NnsRecovery
 from orchestrator.registry_replicator import RegistryReplicator
 from orchestrator.releases import Releases
 from orchestrator.replica_process import ReplicaProcess
+from orchestrator.trust import Trust
 from replica.client.agent import Agent, World
 from replica.client.local_registry import LocalRegistry
 from replica.protocol.errors import Conflict, NotFound, ReprisError, Unavailable
 from replica.protocol.ids import SubnetId
+from replica.runtime import settings as node_settings
 from replica.runtime.settings import NodeSettings
 
 PEER_CUP_EVERY = 3
 """Peers are asked for their CUP on every third check: the replica gossips CUPs itself."""
+
+LOOK_FOR_SUCCESSOR_EVERY = 4
 
 LOOK_AT_SHARES_EVERY = 2
 """The NNS deals to other subnets' nodes for an interval: they look often enough to complain."""
@@ -75,22 +80,34 @@ class Orchestrator:
         if surroundings is None:
             process = ReplicaProcess(settings.folder, settings.folder / "replica.log")
             surroundings = Surroundings(process, World())
-        self.settings, self.surroundings = settings, surroundings
+        self.surroundings = surroundings
         self.log = surroundings.log
         self.records = LocalRegistry(settings.registry_path, writable=True)
+        self.process = surroundings.process
+        self.frozen = ""
+        """Why this orchestrator acts no more; empty: it does."""
+        self.lock = threading.Lock()
+        self.checks = 0
+        self.last_report = ""
+        self._open(settings)
+
+    def _open(self, settings: NodeSettings) -> None:
+        """Make all that goes by the settings: also when another root key is trusted."""
+        surroundings = self.surroundings
+        self.settings = settings
+        self._root_key_changed = False
         self.agent = self._agent(3.0, settings.nns_urls)
         self.replicator = RegistryReplicator(
             self.records, self.agent, settings.root_key, self._peer_orchestrators
         )
-        self.frozen = ""
-        """Why this orchestrator acts no more; empty: it does."""
+        self.trust = Trust(settings, self._agent(5.0), self.log, self._note_new_root_key)
+        self.key_maker = KeyMaker(settings, self.records)
         self.cups = CupProvider(settings, self.records, self._agent(1.5))
         self.attestor = Attestor(settings, self._agent(3.0))
         self.releases = Releases(
             settings, self.records, self._peer_orchestrators, self.log, surroundings.world
         )
         self.receiver = KeyReceiver(settings, self.records, self._agent(1.5), self.log)
-        self.process = surroundings.process
         self.recovery = NnsRecovery(
             settings,
             self.records,
@@ -99,10 +116,26 @@ class Orchestrator:
             lambda reason: self._act(StopReplica(reason)),
             self.log,
             surroundings.world,
+            self.trust.follow,
         )
-        self.lock = threading.Lock()
-        self.checks = 0
-        self.last_report = ""
+
+    def _note_new_root_key(self) -> None:
+        self._root_key_changed = True
+
+    def _follow_root_key(self) -> None:
+        """Look for a successor when the NNS shows nothing that the trusted key has signed."""
+        if self.replicator.failures and self.checks % LOOK_FOR_SUCCESSOR_EVERY == 0:
+            self.trust.look_for_successor(self._nns_orchestrators())
+        if self._root_key_changed:
+            self._act(StopReplica("another root key is trusted"))
+            self._open(node_settings.load(self.settings.folder))
+
+    def _nns_orchestrators(self) -> list[str]:
+        try:
+            members = self.records.view(self.records.nns(), self.records.version).members
+        except ReprisError:
+            return []
+        return [self.records.orchestrator_url(m) for m in members if m != self.settings.node]
 
     def _agent(self, timeout_s: float, urls: Sequence[str] = ()) -> Agent:
         return Agent(
@@ -138,6 +171,7 @@ class Orchestrator:
                 self.log(self.frozen)
                 return
             self.recovery.step()
+            self._follow_root_key()
             if self.checks % LOOK_AT_SHARES_EVERY == 0:
                 self.receiver.step()
             for action in decide(self._facts()):

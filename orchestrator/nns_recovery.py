@@ -46,7 +46,10 @@ class NnsRecovery:
         stop_replica: Callable[[str], None],
         log: Callable[[str], None],
         world: World,
+        follow_root_key: Callable[[Bundle], None],
     ) -> None:
+        """`follow_root_key`: has this node trust the root key that a recovery brings."""
+        self.follow_root_key = follow_root_key
         self.settings, self.records, self.cups = settings, records, cups
         self.world = world
         self.releases, self.stop_replica, self.log = releases, stop_replica, log
@@ -155,7 +158,7 @@ class NnsRecovery:
             "height": bundle.recovery.height,
             "signed": [str(n) for n in verdict.signed],
             "needed": verdict.needed,
-            "nodes": verdict.nodes,
+            "nodes": len(verdict.before),
             "refused": list(verdict.faults),
             "state": "applied" if is_applied else "quorum" if verdict.has_quorum else "waiting",
             "note": self.note,
@@ -231,6 +234,8 @@ class NnsRecovery:
 
     def _finish(self, bundle: Bundle) -> None:
         write_durably(self.applied_path, bundle.encode())
+        if bundle.recovery.keys is not None:
+            self.follow_root_key(bundle)
         self._applied, self._staged = bundle, None
         self.staged_path.unlink(missing_ok=True)
 

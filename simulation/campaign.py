@@ -89,6 +89,7 @@ RARE_IN_SYSTEM = (
     "root-failure",
     "governance-failure",
     "nns-stall",
+    "nns-loss",
 )
 
 

@@ -156,6 +156,13 @@ class Drill:
         self.app = self.swarm.agent(self.swarm.app)
         self.writer.move(self.swarm)
 
+    def set_nns(self, members: Sequence[NodeEntry], root_key: bytes) -> None:
+        """The NNS consists of these nodes now, and this root key is theirs."""
+        self.swarm = self.swarm.with_nns(tuple(members), root_key)
+        self.nns = self.swarm.agent(self.swarm.nns, self.swarm.identity("default"))
+        self.app = self.swarm.agent(self.swarm.app)
+        self.writer.move(self.swarm)
+
     def watch_app(self) -> None:
         """From now on, note the application subnet's height at the end of every phase."""
         self.phases.witness = lambda: f"app at {self.certified_height(self.swarm.app)}"

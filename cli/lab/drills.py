@@ -20,6 +20,7 @@ from cli.lab.ground import Ground
 from cli.lab.killer import Killer
 from cli.lab.loss import subnet_loss
 from cli.lab.membership import membership_change
+from cli.lab.nns_loss import nns_loss
 from cli.lab.nns_stall import nns_stall
 from cli.lab.repair import canister_failure, governance_failure, root_failure
 from cli.lab.upgrade import upgrade
@@ -83,6 +84,13 @@ SCENARIOS: dict[str, Scenario] = {
         nns_stall,
         "half of the NNS computes another state; its node operators recover it offline",
         nns_nodes=4,
+    ),
+    "nns-loss": Scenario(
+        nns_loss,
+        "half of the NNS burns down; who is left and spare nodes make a new root key",
+        120.0,
+        nns_nodes=4,
+        spare_nodes=2,
     ),
 }
 

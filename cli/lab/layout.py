@@ -1,6 +1,7 @@
 """A local swarm's folder, and what the command line needs to know of it.
 
-swarm.json     root key, subnets, nodes and their addresses
+swarm.json     first root key, subnets, nodes and their addresses
+root_key.der   the root key that is trusted since, if the first was lost
 identities/    private keys in PEM: default, council, community, operator-<node>
 published/     release packages by SHA-256, served on loopback (the mirror)
 nodes/<name>/  one folder a node (see replica.runtime.settings)
@@ -19,6 +20,8 @@ from replica.client.local_registry import VersionedRecords
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import NotFound
 from replica.protocol.ids import CanisterId, Principal, SubnetId
+
+ROOT_KEY = "root_key.der"
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,21 @@ class Swarm:
             nodes = tuple(_node(folder, n, s["name"]) for n in s["nodes"])
             subnets.append(SubnetEntry(s["name"], SubnetId(Principal.from_text(s["id"])), nodes))
         journal = CanisterId(Principal.from_text(plain["journal"]))
+        newer = folder / ROOT_KEY
         return cls(
             folder,
-            bytes.fromhex(plain["root_key"]),
+            newer.read_bytes() if newer.exists() else bytes.fromhex(plain["root_key"]),
             tuple(subnets),
             tuple(_node(folder, n, "spare") for n in plain.get("spares", ())),
             journal,
             plain["mirror_port"],
             world or World(),
         )
+
+    def with_nns(self, members: tuple[NodeEntry, ...], root_key: bytes) -> Swarm:
+        """Return this swarm with other members of the NNS, whose root key is trusted."""
+        nns = replace(self.nns, nodes=members)
+        return replace(self, subnets=(nns, self.app), root_key=root_key)
 
     def with_app(self, members: tuple[NodeEntry, ...]) -> Swarm:
         """Return this swarm with other members of the application subnet."""

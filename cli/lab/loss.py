@@ -36,7 +36,7 @@ def subnet_loss(drill: Drill) -> Outcome:
         notes.append(f"{len(swarm.nodes)} nodes; {describe_settings(drill)}")
     with phases.phase("fault") as notes:
         for node in lost:
-            _burn(drill, node)
+            burn(drill, node)
         fault_at = drill.now_s()
         before = drill.certified_height(app)
         notes.append(f"{' and '.join(n.name for n in lost)} are gone, disks and keys")
@@ -93,7 +93,7 @@ def subnet_loss(drill: Drill) -> Outcome:
     )
 
 
-def _burn(drill: Drill, node: NodeEntry) -> None:
+def burn(drill: Drill, node: NodeEntry) -> None:
     """Nothing is left of a node: processes, disk, keys."""
     drill.supervisor.kill(node.folder)
     shutil.rmtree(node.folder)

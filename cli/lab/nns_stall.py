@@ -27,7 +27,7 @@ def nns_stall(drill: Drill) -> Outcome:
     voter = drill.council()
     drill.watch_app()
     with phases.phase("fault") as notes:
-        before = _memory(drill)
+        before = memory(drill)
         version = drill.refresh().version
         height = divergence.inject(drill, (subnet.nodes[2], subnet.nodes[3]))
         drill.wait_for(
@@ -50,8 +50,8 @@ def nns_stall(drill: Drill) -> Outcome:
     with phases.phase("halt") as notes:
         for node in acting:
             key = swarm.identity(f"operator-{node.name}")
-            drill.patiently(partial(_halt, drill, node, key))
-        drill.wait_for("the nodes to halt", lambda: _halted(drill, acting) == 3, 60)
+            drill.patiently(partial(halt, drill, node, key))
+        drill.wait_for("the nodes to halt", lambda: halted(drill, acting) == 3, 60)
         notes.append("three operators ordered their nodes to sign nothing more")
     path = drill.folder / "nns.bundle"
     with phases.phase("build") as notes:
@@ -70,7 +70,7 @@ def nns_stall(drill: Drill) -> Outcome:
             f"state of {r.state_height} resumes at {r.height} with release {change.version[:12]}"
         )
     with phases.phase("sign offline") as notes:
-        signed = [_sign(drill, bundle, node) for node in acting]
+        signed = [sign(drill, bundle, node) for node in acting]
         notes.append(f"{len(signed)} ballots over {bundle.recovery.subject.hex()[:16]}")
     with phases.phase("apply") as notes:
         short = bundle.with_ballots(tuple(b.encode() for b in signed[:2]))
@@ -94,16 +94,16 @@ def nns_stall(drill: Drill) -> Outcome:
             raise NotVerified(f"the NNS resumed with the releases {running}")
         notes.append(f"the NNS is certified at {drill.certified_height(subnet)}")
     with phases.phase("govern again") as notes:
-        after = drill.patiently(lambda: _memory(drill))
+        after = drill.patiently(lambda: memory(drill))
         recovered = bundle.recovery.registry_version
         drill.wait_for(
             "the registry", lambda: drill.patiently(drill.refresh).version >= recovered, 60
         )
         kept = after == before and drill.records.version == version + 1 == recovered
-        payload = _notary_delay(drill, drill.options.notary_delay_ms + 1)
+        payload = notary_delay(drill, drill.options.notary_delay_ms + 1)
         number = drill.adopt("A change after the recovery", nns.UPDATE_SUBNET, payload, voter)
         wanted = drill.refresh().version
-        drill.wait_for("the application subnet", lambda: _follows(drill, wanted), 60)
+        drill.wait_for("the application subnet", lambda: follows(drill, wanted), 60)
         notes.append(f"proposal {number} executed; application nodes hold registry {wanted}")
     with phases.phase("last node") as notes:
         last = subnet.nodes[3]
@@ -122,7 +122,7 @@ def nns_stall(drill: Drill) -> Outcome:
     )
 
 
-def _memory(drill: Drill) -> dict[str, Any]:
+def memory(drill: Drill) -> dict[str, Any]:
     """What the NNS must remember: neurons and the ledger's tip."""
     blocks = nns.query(drill.nns, "ledger", "query_encoded_blocks", {"start": 0, "length": 2000})
     neurons = nns.own_neurons(drill.nns)
@@ -139,17 +139,17 @@ def _restart(drill: Drill, nodes: tuple[NodeEntry, ...]) -> None:
     drill.wait_for("the restarted nodes", lambda: all(drill.status(n) for n in nodes), 60)
 
 
-def _halt(drill: Drill, node: NodeEntry, key: Any) -> int:
+def halt(drill: Drill, node: NodeEntry, key: Any) -> int:
     _, records, _ = recovery.open_node(node.folder)
     return recovery.halt(node, records, key, drill.probe)
 
 
-def _halted(drill: Drill, nodes: tuple[NodeEntry, ...]) -> int:
+def halted(drill: Drill, nodes: tuple[NodeEntry, ...]) -> int:
     reports = detect.look(SubnetEntry("nns", drill.swarm.nns.id, nodes), drill.probe)
     return sum(1 for r in reports if r.status and r.status["status"] == "halted")
 
 
-def _sign(drill: Drill, bundle: Bundle, node: NodeEntry) -> ballots.Ballot:
+def sign(drill: Drill, bundle: Bundle, node: NodeEntry) -> ballots.Ballot:
     """What an operator does on a machine without a network: a file goes in, a file comes out."""
     signed = recovery.sign(bundle, drill.swarm.identity(f"operator-{node.name}"))
     path = drill.folder / f"{node.name}.ballot.json"
@@ -157,7 +157,7 @@ def _sign(drill: Drill, bundle: Bundle, node: NodeEntry) -> ballots.Ballot:
     return recovery.read_ballots([path])[0]
 
 
-def _notary_delay(drill: Drill, millis: int) -> dict[str, Any]:
+def notary_delay(drill: Drill, millis: int) -> dict[str, Any]:
     did = nns.interface("registry")
     record: Any = did.resolve(did.methods["update_subnet"].args[0])
     payload: dict[str, Any] = {f.name: None for f in record.fields}
@@ -167,7 +167,7 @@ def _notary_delay(drill: Drill, millis: int) -> dict[str, Any]:
     }
 
 
-def _follows(drill: Drill, version: int) -> bool:
+def follows(drill: Drill, version: int) -> bool:
     found = [drill.status(n) for n in drill.swarm.app.nodes]
     return all(s is not None and s["registry_version"] >= version for s in found)
 

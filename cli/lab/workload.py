@@ -47,8 +47,8 @@ class Writer:
         self._agent.timeout_s = 4.0
 
     def move(self, swarm: Swarm) -> None:
-        """From now on, ask the nodes of this swarm's application subnet."""
-        self._agent.urls = swarm.app.urls
+        """From now on, ask the nodes of this swarm's application subnet, and trust its root key."""
+        self._agent.urls, self._agent.root_key = swarm.app.urls, swarm.root_key
 
     def start(self) -> None:
         self._task = self.swarm.world.spawn(self._run)

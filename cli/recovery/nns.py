@@ -18,8 +18,8 @@ import httpx2
 from cli.lab.layout import NodeEntry, SubnetEntry, registered
 from cli.recovery import plan as planning
 from replica.client import local_registry as keys
+from replica.client import new_committee, release
 from replica.client import nns_recovery as judging
-from replica.client import release
 from replica.client.agent import Agent, World
 from replica.client.evidence import judge as judge_evidence
 from replica.client.local_registry import LocalRegistry, VersionedRecords
@@ -41,7 +41,18 @@ from replica.protocol.hashing import sha256
 from replica.protocol.ids import REGISTRY, NodeId, RegistryVersion, TimeNs
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
-from replica.protocol.nns_recovery import Bundle, ModuleChange, Order, Recovery, ReleaseChange
+from replica.protocol.nns_recovery import (
+    Bundle,
+    Committee,
+    Dealt,
+    KeyDealing,
+    KeyPlan,
+    ModuleChange,
+    NewKeys,
+    Order,
+    Recovery,
+    ReleaseChange,
+)
 from replica.runtime import settings as node_settings
 from replica.runtime.settings import NodeSettings
 
@@ -57,6 +68,8 @@ class Changes:
     release: ReleaseChange | None = None
     package: bytes = b""
     module: ModuleChange | None = None
+    replaced: tuple[tuple[NodeId, NodeId], ...] = ()
+    """(gone, in its place): more than f of them, and the root key with them."""
 
 
 def release_change(path: Path, urls: tuple[str, ...]) -> tuple[ReleaseChange, bytes]:
@@ -88,6 +101,10 @@ def halt(node: NodeEntry, records: VersionedRecords, key: Ed25519Key, probe: Age
 
 
 def _post(node: NodeEntry, path: str, body: bytes, world: World) -> dict[str, Any]:
+    return dict(json.loads(_post_raw(node, path, body, world)))
+
+
+def _post_raw(node: NodeEntry, path: str, body: bytes, world: World) -> bytes:
     try:
         with world.client(60.0) as client:
             response = client.post(node.orchestrator_url + path, content=body)
@@ -96,7 +113,7 @@ def _post(node: NodeEntry, path: str, body: bytes, world: World) -> dict[str, An
     if response.status_code != 200:
         kind = Unavailable if response.status_code >= 500 else Rejected
         raise kind(f"{node.name}: {response.text[:400]}")
-    return dict(response.json())
+    return bytes(response.content)
 
 
 # --- building -----------------------------------------------------------------------------------
@@ -123,10 +140,23 @@ def build(folder: Path, changes: Changes, say: Say, world: World | None = None) 
         tuple(sorted(attestations, key=lambda a: a.node)),
     )
     view = certified.view(subnet.id, certified.version)
-    judged = judge_evidence(evidence, subnet.id, certified, certified.version, base)
+    replacing = bool(changes.replaced)
+    judged = judge_evidence(
+        evidence, subnet.id, certified, certified.version, base, replacing=replacing
+    )
     say(f"{len(judged.attesting)} members attest the state of height {judged.state_height}")
+    height = attestation.recovery_height(judged.proven_height, view.interval_length + 1)
+    version = RegistryVersion(certified.version + 1)
+    new, committee = None, None
+    if replacing:
+        members = new_members(view.members, changes.replaced)
+        new_committee.check_members(certified, subnet.id, view.members, members, judged.attesting)
+        plan = KeyPlan(subnet.id, version, height, members)
+        new = NewKeys(members, collect_dealings(plan, certified, world, say))
+        root_key = nns_recovery.transcripts_of(plan, new.dealings)[1].public_key
+        committee = Committee(members, root_key)
     order = Order(
-        attestation.recovery_height(judged.proven_height, view.interval_length + 1),
+        height,
         TimeNs(
             max(
                 attestation.recovery_time(
@@ -137,6 +167,7 @@ def build(folder: Path, changes: Changes, say: Say, world: World | None = None) 
         ),
         changes.release,
         changes.module,
+        committee,
     )
     say(f"replaying to {judged.state_height} and making the changes")
     result = replay(settings, certified, found.package, judged.state_height, order, world)
@@ -154,13 +185,59 @@ def build(folder: Path, changes: Changes, say: Say, world: World | None = None) 
         registry_batch=bytes.fromhex(result["registry_batch"]),
         release=changes.release,
         module=changes.module,
-        keys=None,
+        keys=new,
         new_state_hash=bytes.fromhex(result["new_state_hash"]),
         deadline_s=now_s + VALID_S,
     )
     bundle = Bundle(recovery, tuple(deltas), changes.package)
     judging.judge(bundle, settings.root_key, records, None, last_applied(settings), now_s)
     return bundle
+
+
+def new_members(
+    before: tuple[NodeId, ...], replaced: tuple[tuple[NodeId, NodeId], ...]
+) -> tuple[NodeId, ...]:
+    """Return the members after a replacement. Raises: Rejected."""
+    places = dict(replaced)
+    if len(places) != len(replaced) or len(set(places.values())) != len(places):
+        raise Rejected("a node is replaced, or put in a place, twice")
+    for node in places:
+        if node not in before:
+            raise Rejected(f"{node} is no member of the NNS subnet")
+    return tuple(sorted(places.get(n, n) for n in before))
+
+
+def collect_dealings(
+    plan: KeyPlan, records: VersionedRecords, world: World, say: Say
+) -> tuple[KeyDealing, ...]:
+    """Have the new members deal each other keys, and look at what they got.
+
+    A dealer is left out when it does not answer, deals nonsense, or gives a share that its receiver
+    can't use. Raises: Unavailable when a new member does not answer: it could not sign either.
+    """
+    nodes = [registered(records, m, "nns") for m in plan.members]
+    dealt: list[KeyDealing] = []
+    for node in nodes:
+        raw = _post_raw(node, "/new_keys/deal", canonical.encode(plan), world)
+        made = canonical.decode(Dealt, raw).dealings
+        try:
+            new_committee.check_dealings(records, plan, made)
+            if [d.dealer for d in made] != [node.id, node.id]:
+                raise NotVerified("it handed out another node's dealings")
+        except ReprisError as error:
+            say(f"the dealings of {node.name} are left out: {error}")
+            continue
+        dealt += made
+    bad: set[str] = set()
+    everything = canonical.encode(Dealt(plan, tuple(dealt)))
+    for node in nodes:
+        found = json.loads(_post_raw(node, "/new_keys/look", everything, world))
+        for dealer in found:
+            say(f"{node.name} can't use its share of {dealer}'s dealing: it is left out")
+        bad.update(found)
+    kept = tuple(d for d in dealt if str(d.dealer) not in bad)
+    say(f"{len(kept) // 2} of {len(nodes)} new members dealt keys to all")
+    return kept
 
 
 def last_applied(settings: NodeSettings) -> Bundle | None:
@@ -245,6 +322,10 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         changes.append(f"release {r.release.version} ({r.release.sha256_hex})")
     if r.module is not None:
         changes.append(f"code of {r.module.canister}: {sha256(r.module.module).hex()}")
+    if r.keys is not None:
+        names = ", ".join(n.short for n in r.keys.members)
+        key = judging.new_root_key(r) or b""
+        changes.append(f"members {names}, with a new root key {key.hex()}")
     return {
         "subject": r.subject,
         "subnet": r.subnet,
@@ -270,6 +351,7 @@ def verify(bundle: Bundle, folder: Path, say: Say) -> dict[str, Any]:
     verdict = judging.judge(
         bundle, settings.root_key, records, local, last_applied(settings), now_s
     )
+    _check_shares(bundle, settings)
     say(f"the evidence holds; replaying to {bundle.recovery.state_height} on this node")
     newest = cup.decode(attestation.decode(bundle.recovery.evidence).cup)
     r = bundle.recovery
@@ -283,8 +365,19 @@ def verify(bundle: Bundle, folder: Path, say: Say) -> dict[str, Any]:
         "new_state_hash": r.new_state_hash,
         "signed": len(verdict.signed),
         "needed": verdict.needed,
-        "nodes": verdict.nodes,
+        "nodes": len(verdict.before),
     }
+
+
+def _check_shares(bundle: Bundle, settings: NodeSettings) -> None:
+    """A node that is to be a member must be able to use what was dealt to it."""
+    new = bundle.recovery.keys
+    if new is None or settings.node not in new.members:
+        return
+    plan, secret = bundle.recovery.key_plan(new), settings.secrets().dealing
+    bad = new_committee.bad_dealers(plan, new.dealings, settings.node, secret)
+    if bad:
+        raise NotVerified(f"this node can't use what {bad[0]} dealt to it: build the bundle anew")
 
 
 def sign(bundle: Bundle, key: Ed25519Key, *, yes: bool = True) -> Ballot:

@@ -16,7 +16,6 @@ from replica.client.subnet_view import SubnetView
 from replica.protocol import attestation, cup, nns_recovery, registry_transport
 from replica.protocol.attestation import Judgement
 from replica.protocol.ballot import YES
-from replica.protocol.crypto import bls
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Conflict, NotVerified, Rejected
 from replica.protocol.ids import NodeId, Principal, RegistryVersion, SubnetId
@@ -35,7 +34,8 @@ class Verdict:
     judgement: Judgement
     records: VersionedRecords
     """The registry up to and with the recovery's version."""
-    nodes: int
+    before: tuple[NodeId, ...]
+    """The members as they were; n - f of their operators must sign."""
     needed: int
     """n - f."""
     signed: tuple[NodeId, ...]
@@ -141,9 +141,7 @@ def judge(
             f"package at {local.height}"
         )
     signed, faults = _count(bundle, known_operators, now_s)
-    return Verdict(
-        package, judged, records, len(before.members), before.quorum, signed, tuple(faults)
-    )
+    return Verdict(package, judged, records, before.members, before.quorum, signed, tuple(faults))
 
 
 def _judge_state(
@@ -231,25 +229,6 @@ def new_root_key(recovery: Recovery) -> bytes | None:
     if recovery.keys is None:
         return None
     return recovery.transcripts(recovery.keys)[1].public_key
-
-
-def successor(bundle: Bundle, root_key: bytes) -> bytes:
-    """Return the root key (DER) that a recovery put in the place of a trusted one.
-
-    The trusted key certifies who the NNS's members were; n - f of their operators have signed what
-    came next. When they did, and whether it was in time, is nothing that a reader can tell.
-    Raises: NotVerified and what `judge` raises.
-    """
-    found = new_root_key(bundle.recovery)
-    if found is None:
-        raise NotVerified("this recovery of the NNS keeps the root key")
-    verdict = judge(bundle, root_key, VersionedRecords(), None, None, 0)
-    if not verdict.has_quorum:
-        raise NotVerified(
-            f"the operators of {len(verdict.signed)} nodes have signed the new root key; "
-            f"{verdict.needed} are needed"
-        )
-    return bls.public_key_to_der(found)
 
 
 def _count(

@@ -82,6 +82,14 @@ class KeyDealing:
 
 
 @dataclass(frozen=True, slots=True)
+class Dealt:
+    """Dealings on their way to those who are to look at them."""
+
+    plan: KeyPlan
+    dealings: tuple[KeyDealing, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NewKeys:
     """Who goes on where more than f members are gone for good, and the keys they made."""
 

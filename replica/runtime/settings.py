@@ -1,6 +1,8 @@
 """A node's folder: its settings, its secret keys, and where everything lies.
 
-node.json        addresses and the root key
+node.json        addresses and the first root key
+root_key.der     the root key that is trusted since, if the first was lost
+root_keys/       recoveries of the NNS that prove it
 keys.json        secrets (mode 0600); kept apart from the data, as in a vault
 fault.json       drills only: the documented fault of this node
 executed.log     drills only: which release executed which block
@@ -74,6 +76,10 @@ class NodeSettings:
         return self.folder / "data" / "cup.pb"
 
     @property
+    def root_key_path(self) -> Path:
+        return self.folder / "root_key.der"
+
+    @property
     def promise_path(self) -> Path:
         return self.folder / "promise.json"
 
@@ -130,7 +136,7 @@ def load(folder: Path) -> NodeSettings:
             p2p_port=plain["p2p_port"],
             orchestrator_port=plain["orchestrator_port"],
             nns_urls=tuple(plain["nns_urls"]),
-            root_key=bytes.fromhex(plain["root_key"]),
+            root_key=_root_key(folder, plain),
             releases=Path(plain["releases"]),
             poll_ns=plain["poll_ms"] * 1_000_000,
             stable_age_ns=plain["stable_age_ms"] * 1_000_000,
@@ -139,3 +145,8 @@ def load(folder: Path) -> NodeSettings:
         )
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise Malformed(f"{folder}/node.json can't be read: {error}") from error
+
+
+def _root_key(folder: Path, plain: dict[str, Any]) -> bytes:
+    newer = folder / "root_key.der"
+    return newer.read_bytes() if newer.exists() else bytes.fromhex(plain["root_key"])

@@ -39,6 +39,7 @@ WEIGHTS = {
     "root-failure": 1,
     "governance-failure": 1,
     "nns-stall": 1,
+    "nns-loss": 1,
 }
 """How often each is drawn when a seed may choose."""
 assert set(WEIGHTS) == set(lab.SCENARIOS), "every drill can be simulated"

@@ -7,16 +7,16 @@ what they had in memory is gone, what they had written durably lies in the folde
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 import httpx2
 
 from orchestrator import agent as orchestrators
+from orchestrator.interface import Interface
 from orchestrator.replica_process import CrashLoop
 from replica import node as replicas
 from replica.client.local_registry import LocalRegistry
@@ -138,7 +138,8 @@ class OrchestratorProcess(Process):
             monotonic_ns=lambda: system.now,
             log=lambda text: system.log(machine, "orchestrator", text),
         )
-        self.real = orchestrators.Orchestrator(machine.settings, surroundings)
+        settings = node_settings.load(machine.folder)
+        self.real = orchestrators.Orchestrator(settings, surroundings)
         while True:
             try:
                 self.real.check()
@@ -148,33 +149,12 @@ class OrchestratorProcess(Process):
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Reply:
         assert self.real is not None
-        real, asked = self.real, parse_qs(query)
-        try:
-            match method, path:
-                case "GET", "/status":
-                    return _json(real.status())
-                case "GET", "/attestation":
-                    made = real.attest(int(asked["height"][0]))
-                    word = canonical.decode(Attestation, made)
-                    self.system.checker.attested(self.machine, word)
-                    return Reply(200, made)
-                case "GET", "/registry_deltas":
-                    return Reply(200, real.replicator.certified_since(int(asked["since"][0])))
-                case "POST", "/halt":
-                    return _json(real.halt(body))
-                case "POST", "/nns_recovery":
-                    return _json(real.recovery.stage(body))
-                case "GET", "/nns_recovery":
-                    return _json(real.recovery.status())
-            if path.startswith("/release/"):
-                return Reply(200, real.releases.package(path.removeprefix("/release/")))
-        except ReprisError as error:
-            return Reply(error.http_status, str(error).encode(), "text/plain")
-        return Reply(404, b"not found", "text/plain")
-
-
-def _json(plain: object) -> Reply:
-    return Reply(200, json.dumps(plain).encode(), "application/json")
+        asked = dict(parse_qsl(query))
+        found = Interface(self.real).answer(method, path, asked, body)
+        if path == "/attestation" and found.status == 200:
+            word = canonical.decode(Attestation, found.body)
+            self.system.checker.attested(self.machine, word)
+        return Reply(found.status, found.body, found.media)
 
 
 class ReplicaHandle(CrashLoop):
@@ -240,7 +220,7 @@ class ReplicaProcess(Process):
         machine, system = self.it, self.system
         share = draw(system.seed, "replica start", machine.index, system.now)
         self.sleep(int((START_MS + START_SPREAD_MS * share) * MS))
-        settings = machine.settings
+        settings = node_settings.load(machine.folder)
         try:
             records = LocalRegistry(settings.registry_path)
             package = cup.decode(settings.cup_path.read_bytes())

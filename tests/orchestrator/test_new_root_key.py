@@ -11,7 +11,7 @@ import pytest
 
 from nns.genesis import NodeSecrets
 from replica.client import local_registry as keys
-from replica.client import new_committee
+from replica.client import new_committee, succession
 from replica.client import nns_recovery as judging
 from replica.client.local_registry import VersionedRecords
 from replica.protocol import attestation, canonical, nns_recovery
@@ -134,13 +134,13 @@ def test_the_new_members_hold_the_new_root_key(lost: Lost, new: NewKeys) -> None
 def test_whoever_trusts_the_old_key_comes_to_trust_the_new_one(lost: Lost, new: NewKeys) -> None:
     bundle = lost.bundle(new, 0, 1, 2)
     expected = bls.public_key_to_der(judging.new_root_key(bundle.recovery) or b"")
-    assert judging.successor(bundle, lost.nns.made.root_key) == expected
+    assert succession.successor(bundle, lost.nns.made.root_key) == expected
     with pytest.raises(ReprisError, match="nodes have signed the new root key; 3 are needed"):
-        judging.successor(lost.bundle(new, 0, 1), lost.nns.made.root_key)
+        succession.successor(lost.bundle(new, 0, 1), lost.nns.made.root_key)
     with pytest.raises(ReprisError):
-        judging.successor(bundle, expected)
+        succession.successor(bundle, expected)
     with pytest.raises(ReprisError, match="keeps the root key"):
-        judging.successor(lost.nns.signed(0, 1, 2), lost.nns.made.root_key)
+        succession.successor(lost.nns.signed(0, 1, 2), lost.nns.made.root_key)
 
 
 def test_a_dealing_whose_share_can_not_be_opened_is_found(lost: Lost, new: NewKeys) -> None:
@@ -206,3 +206,6 @@ def test_a_surviving_node_adopts_it(lost: Lost, new: NewKeys, tmp_path: Path) ->
     assert local is not None and local.height == lost.nns.bundle.recovery.height
     assert local.summary.receivers == lost.members
     assert node.records.view(lost.nns.subnet.id, node.records.version).members == lost.members
+    assert [judging.new_root_key(b.recovery) for b in node.followed] == [
+        local.summary.high.public_key
+    ]

@@ -175,6 +175,7 @@ class Node:
     nns: Nns
     said: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
+    followed: list[Bundle] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         made = self.nns.made
@@ -211,6 +212,7 @@ class Node:
             self.stops.append,
             self.said.append,
             World(),
+            self.followed.append,
         )
 
     def run(self) -> None:

@@ -208,3 +208,9 @@ def test_one_diverged_node_heals_at_the_next_cup(tmp_path: Path) -> None:
     finally:
         drill.writer.stop()
         drill.close()
+
+
+def test_a_lost_nns_goes_on_with_a_new_root_key() -> None:
+    outcome = drill("nns-loss")
+    assert outcome["height_after"] > outcome["height_before"] + 70
+    assert phase_names(outcome)[-3:] == ["sync", "govern again", "verify"]

@@ -1,0 +1,130 @@
+"""The scenario nns-loss: more than f nodes of the NNS burn down, and the root key with them.
+
+Nobody can ever sign for the NNS again as before. Those who are left and two spare nodes make a new
+root key; operators of n - f of the old members sign it, and so everybody else comes to trust it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from cli import nns_client as nns
+from cli.lab.divergence import wait_for_stall
+from cli.lab.drill import Drill, Outcome, describe_settings, signs_above
+from cli.lab.loss import burn
+from cli.lab.nns_stall import follows, halt, halted, memory, notary_delay, sign
+from cli.recovery import detect
+from cli.recovery import nns as recovery
+from replica.client import succession
+from replica.protocol.errors import NotVerified, ReprisError
+from replica.protocol.ids import NodeId
+
+
+def nns_loss(drill: Drill) -> Outcome:
+    """Lose f + 1 nodes of the NNS for good; go on with spare nodes and another root key."""
+    swarm, phases, subnet = drill.swarm, drill.phases, drill.swarm.nns
+    survivors, lost, joining = subnet.nodes[:2], subnet.nodes[2:], swarm.spares[:2]
+    with phases.phase("swarm up") as notes:
+        drill.up()
+        notes.append(f"{len(swarm.nodes)} nodes; {describe_settings(drill)}")
+    voter = drill.council()
+    with phases.phase("fault") as notes:
+        remembered, version = memory(drill), drill.refresh().version
+        for node in lost:
+            burn(drill, node)
+        fault_at = drill.now_s()
+        before = drill.certified_height(subnet)
+        notes.append(f"{' and '.join(n.name for n in lost)} are gone, disks and keys")
+    with phases.phase("detect") as notes:
+        found = wait_for_stall(drill, subnet, (detect.NO_QUORUM,))
+        notes.append(f"{found.cause}: {found.text}")
+        if found.cause != detect.NO_QUORUM:
+            raise NotVerified(f"the cause is {found.cause}, not NO_QUORUM")
+    with phases.phase("halt") as notes:
+        for node in survivors:
+            key = swarm.identity(f"operator-{node.name}")
+            drill.patiently(partial(halt, drill, node, key))
+        drill.wait_for("the nodes to halt", lambda: halted(drill, survivors) == 2, 60)
+        notes.append("those who are left sign nothing more")
+    path = drill.folder / "nns.bundle"
+    pairs = [(NodeId(old.id), NodeId(new.id)) for old, new in zip(lost, joining)]
+    with phases.phase("build") as notes:
+        if drill.kill is not None:
+            options = [f"{old.name}={new.name}" for old, new in zip(lost, joining)]
+            replaced = [part for pair in options for part in ("--replace", pair)]
+            drill.kill.operator("recover", "nns", "build", "--out", str(path), *replaced)
+        changes = recovery.Changes(replaced=tuple(pairs))
+        folder = survivors[0].folder
+        bundle = drill.patiently(
+            lambda: recovery.build(folder, changes, notes.append, drill.world), 90
+        )
+        path.write_bytes(bundle.encode())
+    with phases.phase("verify and sign offline") as notes:
+        # An operator outlives his node: three of the four sign.
+        ballots = [sign(drill, bundle, node) for node in subnet.nodes[:3]]
+        full = bundle.with_ballots(tuple(b.encode() for b in ballots))
+        path.write_bytes(full.encode())
+        notes.append(f"{len(ballots)} ballots over {bundle.recovery.subject.hex()[:16]}")
+    with phases.phase("apply") as notes:
+        for node in (*survivors, *joining):
+            drill.patiently(partial(recovery.apply, full, node, drill.world))
+        notes.append("handed to those who are left and to the spare nodes")
+    with phases.phase("resume") as notes:
+        members = (*survivors, *joining)
+        # What a client does who finds that nothing verifies any more: `reprise root-key accept`.
+        urls = [n.orchestrator_url for n in members]
+        old_key = swarm.root_key
+        _, key = drill.patiently(lambda: succession.find(drill.probe, urls, old_key), 90)
+        drill.set_nns(members, key)
+        drill.wait_for(
+            "a new certified NNS block",
+            lambda: drill.certified_height(drill.swarm.nns) > bundle.recovery.height,
+            90,
+            0.05,
+        )
+        rto = drill.now_s() - fault_at
+        notes.append(f"the NNS is certified at {drill.certified_height(drill.swarm.nns)}")
+        notes.append(_check_keys(drill, old_key))
+    with phases.phase("sync") as notes:
+        for node in joining:
+            drill.wait_for(
+                f"{node.name} to sign",
+                lambda n=node: signs_above(drill, n, bundle.recovery.height),  # type: ignore[misc]
+                120,
+            )
+        notes.append("the spare nodes sign")
+    with phases.phase("govern again") as notes:
+        voter.agent = drill.swarm.agent(drill.swarm.nns, drill.swarm.identity("council"))
+        after = drill.patiently(lambda: memory(drill))
+        recovered = bundle.recovery.registry_version
+        drill.wait_for(
+            "the registry", lambda: drill.patiently(drill.refresh).version >= recovered, 60
+        )
+        kept = after == remembered and recovered == version + 1
+        payload = notary_delay(drill, drill.options.notary_delay_ms + 1)
+        number = drill.adopt("A change after the recovery", nns.UPDATE_SUBNET, payload, voter)
+        wanted = drill.refresh().version
+        drill.wait_for("the application subnet", lambda: follows(drill, wanted), 90)
+        notes.append(f"proposal {number} executed; application nodes hold registry {wanted}")
+    with phases.phase("verify") as notes:
+        journal_kept, text = drill.verify_journal()
+        notes.append(f"{text}, under the new root key; neurons and ledger as before: {kept}")
+    return drill.outcome(
+        "nns-loss",
+        rto_seconds=rto,
+        kept=kept and journal_kept,
+        before=before,
+        after=drill.certified_height(drill.swarm.nns),
+    )
+
+
+def _check_keys(drill: Drill, old_key: bytes) -> str:
+    """Who knows only the old key must not believe what the new one signs."""
+    agent = drill.swarm.agent(drill.swarm.nns)
+    drill.patiently(lambda: agent.read_state([(b"time",)], subnet=drill.swarm.nns.id))
+    agent.root_key = old_key
+    try:
+        agent.read_state([(b"time",)], subnet=drill.swarm.nns.id)
+    except ReprisError as error:
+        return f"under the old root key: {error}"
+    raise NotVerified("a certificate of the new root key verifies under the old one")
