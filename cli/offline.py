@@ -216,9 +216,10 @@ def accept_root_key(folder: Path, path: Path | None) -> dict[str, Any]:
     if path is not None:
         bundle = nns.read(path)
         key = succession.successor(bundle, found.root_key)
+        say("signed; that the NNS goes on with it can't be told from a file")
     else:
         urls = [n.orchestrator_url for n in (*found.nns.nodes, *found.spares)]
-        bundle, key = succession.find(found.probe(5.0), urls, found.root_key)
+        bundle, key = succession.find(found.agent(found.nns), urls, found.root_key)
     verdict = succession.judged(bundle, found.root_key)
     for name, signed in ((str(n), n in verdict.signed) for n in verdict.before):
         say(f"{name}: its operator has {'signed' if signed else 'not signed'}")

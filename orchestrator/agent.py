@@ -100,7 +100,9 @@ class Orchestrator:
         self.replicator = RegistryReplicator(
             self.records, self.agent, settings.root_key, self._peer_orchestrators
         )
-        self.trust = Trust(settings, self._agent(5.0), self.log, self._note_new_root_key)
+        self.trust = Trust(
+            settings, self._agent(5.0, settings.nns_urls), self.log, self._note_new_root_key
+        )
         self.key_maker = KeyMaker(settings, self.records)
         self.cups = CupProvider(settings, self.records, self._agent(1.5))
         self.attestor = Attestor(settings, self._agent(3.0))

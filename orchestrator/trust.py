@@ -26,7 +26,8 @@ class Trust:
         log: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
-        """`changed`: called once another root key is trusted: settings loaded anew show it."""
+        """`agent`: of the NNS. `changed`: called once another root key is trusted, which settings
+        show that are loaded anew."""
         self.settings, self.agent, self.log, self.changed = settings, agent, log, changed
         self.folder = settings.folder / "root_keys"
 

@@ -74,7 +74,7 @@ def nns_loss(drill: Drill) -> Outcome:
         # What a client does who finds that nothing verifies any more: `reprise root-key accept`.
         urls = [n.orchestrator_url for n in members]
         old_key = swarm.root_key
-        _, key = drill.patiently(lambda: succession.find(drill.probe, urls, old_key), 90)
+        _, key = drill.patiently(lambda: succession.find(drill.nns, urls, old_key), 90)
         drill.set_nns(members, key)
         drill.wait_for(
             "a new certified NNS block",

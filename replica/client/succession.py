@@ -13,10 +13,13 @@ from replica.client import nns_recovery as judging
 from replica.client.agent import Agent
 from replica.client.local_registry import VersionedRecords
 from replica.client.nns_recovery import Verdict
-from replica.protocol import nns_recovery
+from replica.protocol import nns_recovery, registry_transport
 from replica.protocol.crypto import bls
 from replica.protocol.errors import NotFound, NotVerified, ReprisError
 from replica.protocol.hashing import sha256
+from replica.protocol.ids import REGISTRY, RegistryVersion
+from replica.protocol.messages import ic_pb2 as pb
+from replica.protocol.messages import serialize
 from replica.protocol.nns_recovery import Bundle
 
 
@@ -43,17 +46,35 @@ def judged(bundle: Bundle, root_key: bytes) -> Verdict:
     return judging.judge(bundle, root_key, VersionedRecords(), None, None, 0)
 
 
+def check_in_use(agent: Agent, bundle: Bundle, key: bytes) -> None:
+    """Check that the NNS goes on under a new root key: a recovery may be signed and given up.
+
+    `agent`: of the NNS. Raises: NotVerified, Unavailable.
+    """
+    recovery = bundle.recovery
+    since = RegistryVersion(recovery.registry_version - 1)
+    request = serialize(pb.RegistryGetChangesSinceRequest(version=since))
+    raw = agent.query(REGISTRY, "get_certified_changes_since", request)
+    found = registry_transport.verify_response(raw, since, key)
+    if not found.deltas or found.deltas[0].batch != recovery.registry_batch:
+        raise NotVerified("the NNS certifies another registry than this recovery wrote")
+
+
 def find(agent: Agent, orchestrators: Iterable[str], root_key: bytes) -> tuple[Bundle, bytes]:
     """Ask orchestrators what followed a root key; return the proof and the key (DER).
 
-    Raises: NotFound when nobody shows a successor that its operators signed.
+    `agent`: of the NNS. Raises: NotFound when nobody shows a successor that its operators signed
+    and that the NNS goes on with.
     """
     faults = []
     for url in orchestrators:
         try:
             raw = agent.get_bytes(url, f"/root_key_successor?of={sha256(root_key).hex()}")
             bundle = nns_recovery.decode(raw)
-            return bundle, successor(bundle, root_key)
+            key = successor(bundle, root_key)
+            check_in_use(agent, bundle, key)
+            return bundle, key
         except ReprisError as error:
+            agent.next_node()
             faults.append(str(error))  # down, knows of none, or lies: the next one is asked
     raise NotFound("no node shows a root key that followed this one: " + "; ".join(faults[:3]))

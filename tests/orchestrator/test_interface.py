@@ -18,6 +18,7 @@ from replica.client import new_committee, succession
 from replica.client.agent import Agent
 from replica.protocol import canonical, nns_recovery
 from replica.protocol.ballot import BALLOT_BYTES_MAX
+from replica.protocol.errors import NotFound
 from replica.protocol.hashing import sha256
 from replica.protocol.nns_recovery import Dealt, NewKeys
 from replica.runtime import settings as node_settings
@@ -134,6 +135,32 @@ def test_who_follows_a_new_root_key_can_tell_others_why(
     assert (orchestrator.folder / "root_key.der").read_bytes() == key
     plain = {"root_key": old.hex()}
     assert node_settings._root_key(orchestrator.folder, plain) == key
+
+
+def test_a_root_key_that_the_nns_does_not_go_on_with_is_not_followed(
+    orchestrator: Any, lost: Lost, new: NewKeys
+) -> None:
+    """The operators have signed it, but then the old members came back."""
+    bundle, old = lost.bundle(new, 0, 1, 2), lost.nns.made.root_key
+    orchestrator.trust.follow(bundle)
+    asked = client(orchestrator)
+
+    class Nns(Agent):
+        answer = b""
+
+        def get_bytes(self, url: str, path: str) -> bytes:
+            return bytes(asked.get(path).content)
+
+        def query(self, canister: Any, method: str, arg: bytes) -> bytes:
+            return self.answer
+
+    agent = Nns(["http://nns"], old)
+    agent.answer = lost.nns.raw
+    with pytest.raises(NotFound, match="does not verify"):
+        succession.find(agent, ["http://nns-0"], old)
+    agent.answer = lost.certified_anew(bundle)
+    found, key = succession.find(agent, ["http://nns-0"], old)
+    assert found.recovery == bundle.recovery and key == succession.successor(bundle, old)
 
 
 def test_nothing_is_followed_without_the_operators(

@@ -14,17 +14,20 @@ from replica.client import local_registry as keys
 from replica.client import new_committee, succession
 from replica.client import nns_recovery as judging
 from replica.client.local_registry import VersionedRecords
-from replica.protocol import attestation, canonical, nns_recovery
+from replica.protocol import attestation, canonical, certificate, hash_tree, nns_recovery
+from replica.protocol import registry_transport as transport
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.dkg import HIGH, BlsDkg
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import ReprisError
-from replica.protocol.ids import NodeId
+from replica.protocol.hashing import leb128
+from replica.protocol.ids import REGISTRY, NodeId
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
 from replica.protocol.nns_recovery import Bundle, KeyDealing, KeyPlan, NewKeys, Recovery
 from replica.protocol.registry_transport import Mutation, decode_batch, encode_batch
 from replica.runtime.settings import Secrets
+from tests.nns.harness import START_NS
 from tests.orchestrator.test_nns_recovery import Nns, Node, batch_of
 from tests.orchestrator.test_nns_recovery import nns as nns  # a fixture
 
@@ -70,6 +73,27 @@ class Lost:
         subject = made.recovery.subject
         ballots = [self.nns.ballot(self.nns.operator(n), subject=subject) for n in operators]
         return made.with_ballots(tuple(ballots))
+
+    def certified_anew(self, bundle: Bundle) -> bytes:
+        """The version that the recovery wrote, certified by those who hold the new root key."""
+        version = bundle.recovery.registry_version
+        tree = hash_tree.build(
+            transport.delta_tree({version: bundle.recovery.registry_batch}, version)
+        )
+        state = hash_tree.build(
+            {
+                b"canister": {bytes(REGISTRY): {b"certified_data": tree.digest}},
+                b"time": leb128(START_NS),
+            }
+        )
+        high, shares = self.verdict(bundle).package.summary.high, {}
+        message = certificate.state_root_message(state.digest)
+        for index, node in enumerate(high.committee):
+            secret = BlsDkg().share_of(high, node, self.secrets_of(node).dealing)
+            assert secret is not None
+            shares[index] = bls.VERIFIER.sign_threshold(secret, message)
+        signature = bls.VERIFIER.combine_threshold(message, shares, high)
+        return transport.encode_response(tree, certificate.Certificate(state, signature).encode())
 
     def verdict(self, bundle: Bundle) -> judging.Verdict:
         records = VersionedRecords()
