@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 from apscheduler.schedulers.background import BackgroundScheduler
 from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from orchestrator.agent import Orchestrator
@@ -34,7 +35,7 @@ def build(orchestrator: Orchestrator) -> FastAPI:
                 text = f"at most {bytes_max} bytes are taken here"
                 return Response(text, LimitExceeded.http_status, media_type="text/plain")
         query = dict(request.query_params)
-        answer = await asyncio.to_thread(interface.answer, request.method, path, query, bytes(body))
+        answer = await run_in_threadpool(interface.answer, request.method, path, query, bytes(body))
         return Response(answer.body, answer.status, media_type=answer.media)
 
     return app
