@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cli import context, views
-from cli.lab.layout import ROOT_KEY, NodeEntry, registered
+from cli.lab.layout import NodeEntry, registered
 from cli.output import progress, say
 from cli.recovery import governance, nns
 from replica.abi import bundle as bundles
@@ -23,7 +23,7 @@ from replica.protocol.hashing import sha256
 from replica.protocol.ids import NodeId, Principal
 from replica.protocol.nns_recovery import ModuleChange
 from replica.runtime.journal import write_durably
-from replica.runtime.settings import NodeSettings
+from replica.runtime.settings import ROOT_KEY, NodeSettings
 
 
 def signing_key(folder: Path, key: Path | None, identity: str) -> Ed25519Key:

@@ -65,9 +65,8 @@ class Interface:
             if method == "GET" and path in self._gets:
                 return self._gets[path](query)
             if method == "GET" and path.startswith("/release/"):
-                return Answer(
-                    200, self.it.releases.package(path.removeprefix("/release/")), "application/zip"
-                )
+                package = self.it.releases.package(path.removeprefix("/release/"))
+                return Answer(200, package, ZIP)
             if method == "POST" and path in self._posts:
                 return self._posts[path][1](body)
             raise NotFound(f"{method} {path[:80]}: there is nothing here")

@@ -20,8 +20,7 @@ from replica.client.local_registry import VersionedRecords
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import NotFound
 from replica.protocol.ids import CanisterId, Principal, SubnetId
-
-ROOT_KEY = "root_key.der"
+from replica.runtime.settings import trusted_root_key
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,9 @@ class Swarm:
             nodes = tuple(_node(folder, n, s["name"]) for n in s["nodes"])
             subnets.append(SubnetEntry(s["name"], SubnetId(Principal.from_text(s["id"])), nodes))
         journal = CanisterId(Principal.from_text(plain["journal"]))
-        newer = folder / ROOT_KEY
         return cls(
             folder,
-            newer.read_bytes() if newer.exists() else bytes.fromhex(plain["root_key"]),
+            trusted_root_key(folder, bytes.fromhex(plain["root_key"])),
             tuple(subnets),
             tuple(_node(folder, n, "spare") for n in plain.get("spares", ())),
             journal,

@@ -26,6 +26,8 @@ from replica.protocol.errors import Malformed
 from replica.protocol.ids import NodeId, Principal
 from replica.runtime.journal import write_durably
 
+ROOT_KEY = "root_key.der"
+
 
 @dataclass(frozen=True)
 class Secrets:
@@ -77,7 +79,7 @@ class NodeSettings:
 
     @property
     def root_key_path(self) -> Path:
-        return self.folder / "root_key.der"
+        return self.folder / ROOT_KEY
 
     @property
     def promise_path(self) -> Path:
@@ -136,7 +138,7 @@ def load(folder: Path) -> NodeSettings:
             p2p_port=plain["p2p_port"],
             orchestrator_port=plain["orchestrator_port"],
             nns_urls=tuple(plain["nns_urls"]),
-            root_key=_root_key(folder, plain),
+            root_key=trusted_root_key(folder, bytes.fromhex(plain["root_key"])),
             releases=Path(plain["releases"]),
             poll_ns=plain["poll_ms"] * 1_000_000,
             stable_age_ns=plain["stable_age_ms"] * 1_000_000,
@@ -147,6 +149,7 @@ def load(folder: Path) -> NodeSettings:
         raise Malformed(f"{folder}/node.json can't be read: {error}") from error
 
 
-def _root_key(folder: Path, plain: dict[str, Any]) -> bytes:
-    newer = folder / "root_key.der"
-    return newer.read_bytes() if newer.exists() else bytes.fromhex(plain["root_key"])
+def trusted_root_key(folder: Path, first: bytes) -> bytes:
+    """Return the root key (DER) that is trusted in a folder: the first, or what followed it."""
+    newer = folder / ROOT_KEY
+    return newer.read_bytes() if newer.exists() else first

@@ -133,8 +133,7 @@ def test_who_follows_a_new_root_key_can_tell_others_why(
     told = nns_recovery.decode(shown.content)
     key = succession.successor(told, old)
     assert (orchestrator.folder / "root_key.der").read_bytes() == key
-    plain = {"root_key": old.hex()}
-    assert node_settings._root_key(orchestrator.folder, plain) == key
+    assert node_settings.trusted_root_key(orchestrator.folder, old) == key
 
 
 def test_a_root_key_that_the_nns_does_not_go_on_with_is_not_followed(
