@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from cli import nns_client as nns
 from cli.lab.divergence import wait_for_stall
 from cli.lab.drill import Drill, Outcome, describe_settings, signs_above
 from cli.lab.loss import burn
-from cli.lab.nns_stall import follows, halt, halted, memory, notary_delay, sign
+from cli.lab.nns_stall import govern_again, halt, halted, memory, sign
 from cli.recovery import detect
 from cli.recovery import nns as recovery
 from replica.client import succession
@@ -95,17 +94,8 @@ def nns_loss(drill: Drill) -> Outcome:
         notes.append("the spare nodes sign")
     with phases.phase("govern again") as notes:
         voter.agent = drill.swarm.agent(drill.swarm.nns, drill.swarm.identity("council"))
-        after = drill.patiently(lambda: memory(drill))
-        recovered = bundle.recovery.registry_version
-        drill.wait_for(
-            "the registry", lambda: drill.patiently(drill.refresh).version >= recovered, 60
-        )
-        kept = after == remembered and recovered == version + 1
-        payload = notary_delay(drill, drill.options.notary_delay_ms + 1)
-        number = drill.adopt("A change after the recovery", nns.UPDATE_SUBNET, payload, voter)
-        wanted = drill.refresh().version
-        drill.wait_for("the application subnet", lambda: follows(drill, wanted), 90)
-        notes.append(f"proposal {number} executed; application nodes hold registry {wanted}")
+        kept, text = govern_again(drill, bundle, voter, remembered, version, 90)
+        notes.append(text)
     with phases.phase("verify") as notes:
         journal_kept, text = drill.verify_journal()
         notes.append(f"{text}, under the new root key; neurons and ledger as before: {kept}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from cli import nns_client as nns
 from cli.lab import divergence
-from cli.lab.drill import Drill, Outcome, describe_settings
+from cli.lab.drill import Drill, Outcome, Voter, describe_settings
 from cli.lab.layout import NodeEntry, SubnetEntry
 from cli.recovery import detect
 from cli.recovery import nns as recovery
@@ -94,17 +94,8 @@ def nns_stall(drill: Drill) -> Outcome:
             raise NotVerified(f"the NNS resumed with the releases {running}")
         notes.append(f"the NNS is certified at {drill.certified_height(subnet)}")
     with phases.phase("govern again") as notes:
-        after = drill.patiently(lambda: memory(drill))
-        recovered = bundle.recovery.registry_version
-        drill.wait_for(
-            "the registry", lambda: drill.patiently(drill.refresh).version >= recovered, 60
-        )
-        kept = after == before and drill.records.version == version + 1 == recovered
-        payload = notary_delay(drill, drill.options.notary_delay_ms + 1)
-        number = drill.adopt("A change after the recovery", nns.UPDATE_SUBNET, payload, voter)
-        wanted = drill.refresh().version
-        drill.wait_for("the application subnet", lambda: follows(drill, wanted), 60)
-        notes.append(f"proposal {number} executed; application nodes hold registry {wanted}")
+        kept, text = govern_again(drill, bundle, voter, before, version, 60)
+        notes.append(text)
     with phases.phase("last node") as notes:
         last = subnet.nodes[3]
         drill.wait_for("the node that had no part", lambda: _joined(drill, last, bundle), 120)
@@ -120,6 +111,30 @@ def nns_stall(drill: Drill) -> Outcome:
         before=height - 1,
         after=drill.certified_height(subnet),
     )
+
+
+def govern_again(
+    drill: Drill,
+    bundle: Bundle,
+    voter: Voter,
+    before: dict[str, Any],
+    version: int,
+    follow_s: float,
+) -> tuple[bool, str]:
+    """Adopt a change on the recovered NNS; return whether it remembers what was before it.
+
+    `before`: what it remembered; `version`: the registry's then; `follow_s`: how long the
+    application subnet may take to see the change.
+    """
+    after = drill.patiently(lambda: memory(drill))
+    recovered = bundle.recovery.registry_version
+    drill.wait_for("the registry", lambda: drill.patiently(drill.refresh).version >= recovered, 60)
+    kept = after == before and drill.records.version == version + 1 == recovered
+    payload = _notary_delay(drill, drill.options.notary_delay_ms + 1)
+    number = drill.adopt("A change after the recovery", nns.UPDATE_SUBNET, payload, voter)
+    wanted = drill.refresh().version
+    drill.wait_for("the application subnet", lambda: _follows(drill, wanted), follow_s)
+    return kept, f"proposal {number} executed; application nodes hold registry {wanted}"
 
 
 def memory(drill: Drill) -> dict[str, Any]:
@@ -157,7 +172,7 @@ def sign(drill: Drill, bundle: Bundle, node: NodeEntry) -> ballots.Ballot:
     return recovery.read_ballots([path])[0]
 
 
-def notary_delay(drill: Drill, millis: int) -> dict[str, Any]:
+def _notary_delay(drill: Drill, millis: int) -> dict[str, Any]:
     did = nns.interface("registry")
     record: Any = did.resolve(did.methods["update_subnet"].args[0])
     payload: dict[str, Any] = {f.name: None for f in record.fields}
@@ -167,7 +182,7 @@ def notary_delay(drill: Drill, millis: int) -> dict[str, Any]:
     }
 
 
-def follows(drill: Drill, version: int) -> bool:
+def _follows(drill: Drill, version: int) -> bool:
     found = [drill.status(n) for n in drill.swarm.app.nodes]
     return all(s is not None and s["registry_version"] >= version for s in found)
 
