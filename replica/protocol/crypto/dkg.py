@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from blspy import G2Element
-from py_arkworks_bls12381 import G1Point, G2Point, Scalar
+from py_arkworks_bls12381 import G2Point
+from pyblst import BlstP1Element, BlstP2Element
 
 from replica.protocol import canonical
 from replica.protocol.crypto import bls
@@ -211,7 +211,7 @@ class KeyGeneration(Protocol):
 
 def public_key(secret: bytes) -> bytes:
     """Return the 48-byte key under which shares are sealed for whoever knows the secret."""
-    return _bytes(G1Point() * _scalar_of(secret))
+    return _times(bls.G1, _scalar_of(secret))
 
 
 def message(config: Config, dealing: Dealing) -> bytes:
@@ -239,11 +239,10 @@ class BlsDkg:
             assert share is not None, "resharing needs the dealer's share"
             coefficients[0] = int.from_bytes(share, "big")
         exponent = _derive(seed, config.digest, -1)
-        ephemeral = bls.scalar(exponent)
-        shown = _bytes(G1Point() * ephemeral)
+        shown = _times(bls.G1, exponent)
         sealed = []
         for i, receiver in enumerate(config.receivers):
-            point = _bytes(_g1(keys[receiver]) * ephemeral)
+            point = _times(_g1(keys[receiver]), exponent)
             value = bls.evaluate(coefficients, i + 1).to_bytes(SCALAR_BYTES, "big")
             sealed.append(xor(value, _pad(shown, point, receiver)))
         commitments = tuple([bls.public_key(c) for c in coefficients])
@@ -254,25 +253,23 @@ class BlsDkg:
         return _fault(config.digest, config, dealer, dealing)
 
     def opens(self, config: Config, dealing: Dealing, receiver: NodeId, secret: bytes) -> bool:
-        point = _bytes(_g1(dealing.ephemeral) * _scalar_of(secret))
+        point = _times(_g1(dealing.ephemeral), _scalar_of(secret))
         return _fits(config, dealing, receiver, point)
 
     def complain(self, config: Config, dealing: Dealing, secret: bytes) -> Complaint:
-        base, ephemeral, scalar = G1Point(), _g1(dealing.ephemeral), _scalar_of(secret)
-        nonce = bls.scalar(_derive(secret, digest(dealing), -2))
-        point = ephemeral * scalar
+        ephemeral, exponent = _g1(dealing.ephemeral), _scalar_of(secret)
+        nonce = _derive(secret, digest(dealing), -2)
+        point = _times(ephemeral, exponent)
         challenge = _challenge(
-            _bytes(base * scalar),
+            _times(bls.G1, exponent),
             dealing.ephemeral,
-            _bytes(point),
-            _bytes(base * nonce),
-            _bytes(ephemeral * nonce),
+            point,
+            _times(bls.G1, nonce),
+            _times(ephemeral, nonce),
         )
-        response = (
-            _derive(secret, digest(dealing), -2) + challenge * int.from_bytes(secret, "big")
-        ) % bls.ORDER
+        response = (nonce + challenge * exponent) % bls.ORDER
         return Complaint(
-            _bytes(point),
+            point,
             challenge.to_bytes(SCALAR_BYTES, "big"),
             response.to_bytes(SCALAR_BYTES, "big"),
         )
@@ -289,9 +286,8 @@ class BlsDkg:
         response = int.from_bytes(complaint.response, "big")
         if max(challenge, response) >= bls.ORDER:
             return False
-        c, z = bls.scalar(challenge), bls.scalar(response)
-        first = _bytes(G1Point() * z - public * c)
-        second = _bytes(ephemeral * z - point * c)
+        first = _nonce(bls.G1, response, public, challenge)
+        second = _nonce(ephemeral, response, point, challenge)
         if challenge != _challenge(key, dealing.ephemeral, complaint.key, first, second):
             return False
         return receiver in config.receivers and not _fits(config, dealing, receiver, complaint.key)
@@ -338,7 +334,7 @@ def _share_of(transcript: Transcript, node: NodeId, secret: bytes) -> bytes | No
     factors = bls.lagrange(indices) if transcript.is_reshared else (1,) * len(indices)
     total = 0
     for factor, part in zip(factors, transcript.sealed):
-        point = _bytes(_g1(part.ephemeral) * _scalar_of(secret))
+        point = _times(_g1(part.ephemeral), _scalar_of(secret))
         opened = xor(part.sealed[index], _pad(part.ephemeral, point, node))
         total = (total + factor * int.from_bytes(opened, "big")) % bls.ORDER
     if bls.public_key(total) != transcript.share_keys[index]:
@@ -380,7 +376,7 @@ def _prove_choice(
     config: Config, dealer: NodeId, ephemeral: bytes, exponent: int, nonce: int
 ) -> bytes:
     """Prove (Schnorr) to know the exponent of a point, bound to what is dealt and who deals."""
-    shown = _bytes(G1Point() * bls.scalar(nonce))
+    shown = _times(bls.G1, nonce)
     challenge = _choice(config, dealer, ephemeral, shown)
     response = (nonce + challenge * exponent) % bls.ORDER
     return challenge.to_bytes(SCALAR_BYTES, "big") + response.to_bytes(SCALAR_BYTES, "big")
@@ -393,8 +389,7 @@ def _is_own_choice(config: Config, dealer: NodeId, dealing: Dealing) -> bool:
     response = int.from_bytes(dealing.proof[SCALAR_BYTES:], "big")
     if max(challenge, response) >= bls.ORDER:
         return False
-    c, z = bls.scalar(challenge), bls.scalar(response)
-    nonce = _bytes(G1Point() * z - _g1(dealing.ephemeral) * c)
+    nonce = _nonce(bls.G1, response, _g1(dealing.ephemeral), challenge)
     return challenge == _choice(config, dealer, dealing.ephemeral, nonce)
 
 
@@ -432,20 +427,30 @@ def xor(a: bytes, b: bytes) -> bytes:
     return bytes(x ^ y for x, y in zip(a, b, strict=True))
 
 
-def _scalar_of(secret: bytes) -> Scalar:
-    return bls.scalar(int.from_bytes(secret, "big"))
+def _scalar_of(secret: bytes) -> int:
+    return int.from_bytes(secret, "big") % bls.ORDER
 
 
-def _bytes(point: G1Point | G2Point) -> bytes:
+def _times(point: BlstP1Element, exponent: int) -> bytes:
+    """Multiply in constant time: the exponent may be secret."""
+    return bytes(point.scalar_mul(exponent).compress())
+
+
+def _nonce(base: BlstP1Element, response: int, point: BlstP1Element, challenge: int) -> bytes:
+    """Return what a Schnorr proof's nonce must have been: base * response - point * challenge."""
+    return bytes((base.scalar_mul(response) + -point.scalar_mul(challenge)).compress())
+
+
+def _bytes(point: G2Point) -> bytes:
     return bytes(point.to_compressed_bytes())
 
 
-def _g1(raw: bytes) -> G1Point:
+def _g1(raw: bytes) -> BlstP1Element:
     """Decode with subgroup check. Raises: Malformed, also for the point at infinity."""
     if len(raw) != G1_BYTES or raw[0] & 0x40:
         raise Malformed("not a point of G1")
     try:
-        return G1Point.from_compressed_bytes(raw)
+        return BlstP1Element.uncompress(raw)
     except ValueError as error:
         raise Malformed(f"not a point of G1: {error}") from error
 
@@ -454,7 +459,7 @@ def _g2_checked(raw: bytes) -> None:
     if len(raw) != G2_BYTES or raw[0] & 0x40:
         raise Malformed("not a point of G2")
     try:
-        G2Element.from_bytes(raw)
+        BlstP2Element.uncompress(raw)
     except ValueError as error:
         raise Malformed(f"not a point of G2: {error}") from error
 
