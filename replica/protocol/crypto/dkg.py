@@ -424,7 +424,10 @@ def _derive(seed: bytes, context: bytes, number: int) -> int:
 
 
 def xor(a: bytes, b: bytes) -> bytes:
-    return bytes(x ^ y for x, y in zip(a, b, strict=True))
+    """Return the bitwise exclusive or. Raises: ValueError unless both are of one length."""
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} bytes can't be masked with {len(b)}")
+    return (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).to_bytes(len(a), "big")
 
 
 def _scalar_of(secret: bytes) -> int:

@@ -7,6 +7,7 @@ make no key, a reshared key keeps its name, and whoever was not dealt a share ha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import sha256
 
 from replica.protocol.crypto.dkg import Complaint, Config, Dealing, xor
@@ -84,9 +85,14 @@ class DoubleDkg:
         )
 
     def share_of(self, transcript: Transcript, node: NodeId, secret: bytes) -> bytes | None:
-        index = transcript.index_of(node)
-        if index is None or not transcript.sealed:
-            return None
-        parts = [xor(s.sealed[index], _hash(s.ephemeral, secret)) for s in transcript.sealed]
-        share = _hash(*parts)
-        return share if share == transcript.share_keys[index] else None
+        return _share_of(transcript, node, secret)
+
+
+@lru_cache(maxsize=256)
+def _share_of(transcript: Transcript, node: NodeId, secret: bytes) -> bytes | None:
+    index = transcript.index_of(node)
+    if index is None or not transcript.sealed:
+        return None
+    parts = [xor(s.sealed[index], _hash(s.ephemeral, secret)) for s in transcript.sealed]
+    share = _hash(*parts)
+    return share if share == transcript.share_keys[index] else None
