@@ -18,7 +18,7 @@ from replica.client.agent import Agent
 from replica.protocol import candid
 from replica.protocol.errors import Malformed, NotFound
 from replica.protocol.ids import Principal
-from replica.runtime.journal import write_durably
+from replica.runtime.durable import write_durably
 
 
 def proposer(folder: Path, identity: str, neuron: int | None) -> tuple[Agent, int]:

@@ -22,7 +22,7 @@ from replica.protocol.errors import Malformed, NotFound, ReprisError
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import NodeId, Principal
 from replica.protocol.nns_recovery import ModuleChange
-from replica.runtime.journal import write_durably
+from replica.runtime.durable import write_durably
 from replica.runtime.settings import ROOT_KEY, NodeSettings
 
 

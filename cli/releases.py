@@ -17,7 +17,7 @@ from replica.protocol.hashing import sha256
 from replica.protocol.ids import Principal
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
-from replica.runtime.journal import write_durably
+from replica.runtime.durable import write_durably
 
 MODES = {"install": 1, "reinstall": 2, "upgrade": 3}
 

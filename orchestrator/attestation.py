@@ -16,7 +16,7 @@ from replica.protocol import canonical
 from replica.protocol.attestation import Attestation
 from replica.protocol.errors import Conflict, Rejected
 from replica.protocol.ids import Epoch, Height, RegistryVersion, SubnetId
-from replica.runtime.journal import sync_directory
+from replica.runtime.durable import rename, sync_folder
 from replica.runtime.settings import NodeSettings
 
 
@@ -73,6 +73,6 @@ def keep_checkpoint(settings: NodeSettings, checkpoint: Path) -> None:
         aside = target.with_name(f"replayed-{checkpoint.name}")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(checkpoint, aside, copy_function=os.link)
-        os.rename(aside, target)
-        sync_directory(target.parent)
+        sync_folder(aside)
+        rename(aside, target)
     shutil.rmtree(settings.data / "replay", ignore_errors=True)

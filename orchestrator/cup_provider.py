@@ -8,7 +8,7 @@ from replica.protocol import cup
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import ReprisError
 from replica.protocol.ids import SubnetId
-from replica.runtime.journal import write_durably
+from replica.runtime.durable import write_durably
 from replica.runtime.settings import NodeSettings
 
 

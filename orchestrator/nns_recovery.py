@@ -32,7 +32,7 @@ from replica.protocol.errors import (
 )
 from replica.protocol.ids import SubnetId
 from replica.protocol.nns_recovery import Bundle
-from replica.runtime.journal import write_durably
+from replica.runtime.durable import write_durably
 from replica.runtime.settings import NodeSettings
 
 

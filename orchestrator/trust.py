@@ -14,7 +14,7 @@ from replica.client.agent import Agent
 from replica.protocol.errors import NotFound
 from replica.protocol.hashing import sha256
 from replica.protocol.nns_recovery import Bundle
-from replica.runtime.journal import write_durably
+from replica.runtime.durable import make_folder, write_durably
 from replica.runtime.settings import NodeSettings
 
 
@@ -47,7 +47,7 @@ class Trust:
         First the proof, then the key: who trusts the new one can say why.
         """
         key = succession.successor(bundle, self.settings.root_key)
-        self.folder.mkdir(exist_ok=True)
+        make_folder(self.folder)
         name = f"after-{sha256(self.settings.root_key).hex()}.bundle"
         write_durably(self.folder / name, replace(bundle, package=b"").encode())
         write_durably(self.settings.root_key_path, key)

@@ -47,7 +47,8 @@ from replica.protocol.ids import (
 )
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
-from replica.runtime.journal import Journal, write_durably
+from replica.runtime.durable import make_folder, rename, write_durably
+from replica.runtime.journal import Journal
 from replica.runtime.settings import NodeSettings
 from replica.state.store import Store
 from replica.state_sync import fetch, serve
@@ -189,7 +190,7 @@ class Replica:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        settings.data.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.data)
         self.secrets = settings.secrets()
         self.registry = SubnetRegistry(self.records, self.subnet, settings.stable_age_ns)
         surroundings = RegistrySurroundings(self.records, self.subnet)
@@ -366,7 +367,7 @@ class Replica:
         if self.package.height:
             aside = self.settings.data / "diverged_checkpoints"
             shutil.rmtree(aside, ignore_errors=True)
-            os.rename(self.state.checkpoints, aside)
+            rename(self.state.checkpoints, aside)
         raise SystemExit(DIVERGED_EXIT)
 
     async def sync(self, height: Height, root: bytes) -> None:

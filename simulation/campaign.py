@@ -60,6 +60,9 @@ RARE = (
 RARE_IN_SYSTEM = (
     "crash",
     "torn crash",
+    "power cut",
+    "lost names",
+    "lost writes",
     "torn writes",
     "orchestrator crash",
     "pause",

@@ -44,10 +44,13 @@ class Fault:
     partition: these nodes against the rest; deafen: they hear nobody but are heard; clog: what
     they send is held up; heal: all of it ends, and what was held up arrives.
     skew: their clocks are set; stall clock: their clocks stand until `heal`.
-    members: the registry names these as the subnet's members from now on."""
+    members: the registry names these as the subnet's members from now on.
+    Of whole swarms only: orchestrator crash; power cut: the machine goes dark at one of its next
+    syncs, and loses what was not synced; full disk, space again; bit rot: of the newest checkpoint;
+    old registry: it comes back with a backup."""
     nodes: tuple[int, ...] = ()
-    amount_ns: int = 0
-    """skew: by how much."""
+    amount: int = 0
+    """skew: by how many nanoseconds; power cut: after how many more syncs."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +204,7 @@ def from_json(text: str) -> Plan:
     """Raises: ValueError, TypeError for anything that is not a plan."""
     plain = json.loads(text)
     plain["faults"] = tuple(
-        Fault(f["at_ns"], f["kind"], tuple(f["nodes"]), f.get("amount_ns", 0))
-        for f in plain["faults"]
+        Fault(f["at_ns"], f["kind"], tuple(f["nodes"]), f.get("amount", 0)) for f in plain["faults"]
     )
     known = {f.name for f in fields(Plan)}
     if set(plain) - known:

@@ -159,7 +159,7 @@ class World(Scheduler):
                 self.change_members(tuple(self.nodes[i].keys.node for i in fault.nodes))
             case "skew":
                 for node in nodes:
-                    node.skew_ns += fault.amount_ns
+                    node.skew_ns += fault.amount
             case "stall clock":
                 for node in nodes:
                     node.stalled_at_ns = self.now

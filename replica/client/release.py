@@ -9,7 +9,6 @@ from __future__ import annotations
 import compileall
 import hashlib
 import io
-import os
 import py_compile
 import shutil
 import zipfile
@@ -20,7 +19,7 @@ import migrations
 import replica
 from replica.abi.bundle import pack
 from replica.protocol.errors import LimitExceeded, Malformed, NotVerified
-from replica.runtime.journal import write_durably
+from replica.runtime.durable import make_folder, rename, sync_folder, write_durably
 
 PACKAGES = (replica, migrations)
 SUFFIXES = (".py", ".mako")
@@ -89,7 +88,7 @@ def unpack(package: bytes, releases: Path, sha256_hex: str) -> Path:
     if not target.is_dir():
         aside = releases / f"unpacking-{sha256_hex}"
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        make_folder(aside)
         try:
             with zipfile.ZipFile(io.BytesIO(package)) as archive:
                 if sum(i.file_size for i in archive.infolist()) > UNPACKED_BYTES_MAX:
@@ -101,6 +100,7 @@ def unpack(package: bytes, releases: Path, sha256_hex: str) -> Path:
         compileall.compile_dir(
             aside, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
         )
+        sync_folder(aside, files=True)
         write_durably(releases / f"{sha256_hex}.zip", package)
-        os.rename(aside, target)
+        rename(aside, target)
     return target

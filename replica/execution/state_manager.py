@@ -23,7 +23,7 @@ from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import NotVerified, ReprisError, Unavailable
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import Height, RegistryVersion, SubnetId
-from replica.runtime.journal import sync_directory, write_durably
+from replica.runtime.durable import make_folder, rename, sync_folder, write_durably
 from replica.state import checkpoint
 from replica.state.placement import all_tables
 from replica.state.rows import Changes, Layer
@@ -81,7 +81,7 @@ class StateManager:
         self.root, self.subnet, self.store = root, subnet, store
         self.surroundings, self.fault, self.log = surroundings, fault, log
         self.checkpoints = root / "checkpoints"
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        make_folder(self.checkpoints)
         self.executed: dict[int, Executed] = {}
         self.certified: Certified | None = None
         self.manifests: dict[int, manifest.Manifest] = {}
@@ -163,8 +163,8 @@ class StateManager:
                 for path in checkpoint.files(self.folder(height)):
                     (aside / path).parent.mkdir(parents=True, exist_ok=True)
                     os.link(self.folder(height) / path, aside / path)
-                checkpoint.sync_folder(aside)
-                os.rename(aside, target)
+                sync_folder(aside)
+                rename(aside, target)
                 self._record_root(package.height, package.state_hash)
                 self.log(f"adopted the checkpoint of height {height} as {package.height}")
                 return
@@ -303,9 +303,8 @@ class StateManager:
                 base = None
             dirty = {name: keys for name, keys in self._dirty.items() if "#" not in name}
             checkpoint.Writer(aside, base).write(self._tip, self._rows(), dirty)
-            checkpoint.sync_folder(aside)
-            os.rename(aside, target)
-            sync_directory(self.checkpoints)
+            sync_folder(aside)
+            rename(aside, target)
         root = self._root_of(height)
         self._record_root(height, root)
         self._dirty, self._base = {}, height
@@ -352,8 +351,8 @@ class StateManager:
             raise NotVerified("the fetched checkpoint does not hash to the CUP's root")
         target = self.folder(height)
         checkpoint.remove(target)
-        checkpoint.sync_folder(folder)
-        os.rename(folder, target)
+        sync_folder(folder)
+        rename(folder, target)
         self._record_root(height, root)
         self.manifests[height] = computed
         snapshot, changes = checkpoint.load(target, height)

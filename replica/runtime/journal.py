@@ -1,8 +1,11 @@
-"""An append-only file of records, each with its length and checksum.
+"""An append-only file of batches of records.
 
-What `append` returned from is on the disk. A torn record at the end (a crash while writing) is cut
-off when the file is opened; anything wrong before the end is corruption and is reported.
-Layout of a record: length u32, CRC-32 u32, payload; big-endian.
+What `append` returned from is on the disk, whole. A batch is appended only after the one before it
+was synced, so a crash or a power cut can damage the last one alone: it was never promised, and is
+cut off when the file is opened. Any other damage is corruption and is reported.
+
+Layout of a batch: length of the body u32, CRC-32 of these four bytes, CRC-32 of the body, the body:
+each record with its length u32. Big-endian.
 """
 
 from __future__ import annotations
@@ -13,37 +16,72 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from replica.protocol.errors import Malformed
+from replica.runtime.durable import make_folder, rename, sync_directory
 
-HEAD_BYTES = 8
-RECORD_BYTES_MAX = 16 << 20
+HEAD_BYTES = 12
+BATCH_BYTES_MAX = 64 << 20
+PAGE_BYTES = 4096
+"""What disks write as a whole. A page that was never written reads as zeros, or ends the file."""
 
 
-def frame(payload: bytes) -> bytes:
-    return len(payload).to_bytes(4, "big") + zlib.crc32(payload).to_bytes(4, "big") + payload
+def frame(records: Iterable[bytes]) -> bytes:
+    """Return a batch as it lies in the file."""
+    body = b"".join([len(r).to_bytes(4, "big") + r for r in records])
+    length = len(body).to_bytes(4, "big")
+    return length + _checksum(length) + _checksum(body) + body
+
+
+def _checksum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "big")
 
 
 def scan(data: bytes) -> tuple[list[bytes], int]:
-    """Return the whole records at the start of a buffer, and where they end.
+    """Return the records of the whole batches at the start of a buffer, and where they end.
 
-    Raises: Malformed when a damaged record is followed by more data than a torn write can explain.
+    Raises: Malformed for damage that an interrupted write does not explain.
     """
     records: list[bytes] = []
     position = 0
-    while position + HEAD_BYTES <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
+    while position < len(data):
+        head = data[position : position + HEAD_BYTES]
+        length = int.from_bytes(head[:4], "big")
         end = position + HEAD_BYTES + length
-        if length > RECORD_BYTES_MAX:
-            raise Malformed(f"journal: damaged record at byte {position}")
-        if end > len(data):
-            break
-        payload = data[position + HEAD_BYTES : end]
-        if zlib.crc32(payload).to_bytes(4, "big") != data[position + 4 : position + 8]:
-            if end < len(data):
-                raise Malformed(f"journal: damaged record at byte {position}")
-            break
-        records.append(payload)
+        is_head = len(head) == HEAD_BYTES and head[4:8] == _checksum(head[:4])
+        if is_head and length > BATCH_BYTES_MAX:
+            raise Malformed(f"journal: a batch of {length} bytes at byte {position}")
+        if len(head) < HEAD_BYTES or (is_head and end > len(data)):
+            break  # cut off
+        body = data[position + HEAD_BYTES : end] if is_head else b""
+        if not is_head or head[8:] != _checksum(body):
+            is_last = not is_head or end == len(data)
+            if is_last and _has_hole(data, position):
+                break
+            raise Malformed(f"journal: damage at byte {position}")
+        records += _records(body, position)
         position = end
     return records, position
+
+
+def _records(body: bytes, position: int) -> list[bytes]:
+    out = []
+    start = 0
+    while start < len(body):
+        begin = start + 4
+        start = begin + int.from_bytes(body[start:begin], "big")
+        if start > len(body):
+            raise Malformed(f"journal: a record leaves the batch at byte {position}")
+        out.append(body[begin:start])
+    return out
+
+
+def _has_hole(data: bytes, position: int) -> bool:
+    """Return whether a page from there on was never written."""
+    while position < len(data):
+        end = min(len(data), (position // PAGE_BYTES + 1) * PAGE_BYTES)
+        if not any(data[position:end]):
+            return True
+        position = end
+    return False
 
 
 class Journal:
@@ -51,31 +89,33 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = path.read_bytes() if path.exists() else b""
+        make_folder(path.parent)
+        is_new = not path.exists()
+        data = b"" if is_new else path.read_bytes()
         self.records, end = scan(data)
         """What the file held when it was opened."""
         self._file = open(path, "ab")  # noqa: SIM115 - owned for the journal's life
         if end < len(data):
             self._file.truncate(end)
+        if is_new:
+            sync_directory(path.parent)
 
-    def append(self, payloads: Iterable[bytes]) -> None:
-        """Write records and wait until they are durable."""
-        self._file.write(b"".join([frame(p) for p in payloads]))
+    def append(self, records: Iterable[bytes]) -> None:
+        """Write records and wait until they are durable, all of them or none."""
+        self._file.write(frame(records))
         self._file.flush()
         os.fdatasync(self._file.fileno())
 
-    def rewrite(self, payloads: Iterable[bytes]) -> None:
+    def rewrite(self, records: Iterable[bytes]) -> None:
         """Replace all records at once: written aside, synced, renamed."""
         aside = self.path.with_suffix(".new")
         with open(aside, "wb") as file:
-            for payload in payloads:
-                file.write(frame(payload))
+            for record in records:
+                file.write(frame([record]))
             file.flush()
             os.fsync(file.fileno())
         self._file.close()
-        os.replace(aside, self.path)
-        sync_directory(self.path.parent)
+        rename(aside, self.path)
         self._file = open(self.path, "ab")  # noqa: SIM115
 
     def close(self) -> None:
@@ -97,21 +137,3 @@ class JournalReader:
             records, end = scan(file.read())
         self.position += end
         yield from records
-
-
-def sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file: written aside, synced, renamed, the folder synced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".new")
-    with open(aside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    sync_directory(path.parent)

@@ -24,7 +24,7 @@ from typing import Any
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import Malformed
 from replica.protocol.ids import NodeId, Principal
-from replica.runtime.journal import write_durably
+from replica.runtime.durable import write_durably
 
 ROOT_KEY = "root_key.der"
 

@@ -233,16 +233,8 @@ def compute_manifest(
     return manifest.assemble(scanned)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder and below durable."""
-    for path in [folder, *[p for p in folder.rglob("*") if p.is_dir()]]:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
 def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["Writer", "compute_manifest", "files", "load", "remove", "sync_folder"]
+__all__ = ["Writer", "compute_manifest", "files", "load", "remove"]

@@ -20,7 +20,7 @@ from replica.protocol.ids import SubnetId
 from simulation.checker import Violation
 
 if TYPE_CHECKING:
-    from simulation.system.machine import ReplicaProcess
+    from simulation.system.machine import Machine, ReplicaProcess
     from simulation.system.swarm import System
 
 Place = tuple[SubnetId, int, int]
@@ -47,10 +47,13 @@ class SystemChecker:
         if table.setdefault(place, value) != value:
             raise Violation(f"two different {what} at height {place[2]} of epoch {place[1]}")
 
-    def started(self, machine: int, subnet: SubnetId, epoch: int, has_memory: bool) -> None:
+    def started(self, machine: Machine, subnet: SubnetId, epoch: int, has_memory: bool) -> None:
         """A replica starts; `has_memory`: its disk tells what it signed before."""
-        if not has_memory and (machine, subnet, epoch) in self._signed_in:
-            self._forgetful.add((machine, subnet, epoch))
+        key = (machine.index, subnet, epoch)
+        if not has_memory and key in self._signed_in:
+            if machine.has_lost_power:
+                raise Violation(f"{machine.name} lost what it had signed when its power was cut")
+            self._forgetful.add(key)
             self.system.counts["nodes that forgot what they signed"] += 1
 
     def seen(self, process: ReplicaProcess, effect: consensus.Effect) -> None:

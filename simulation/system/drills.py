@@ -76,12 +76,15 @@ def run_on(system: System, name: str, say: Callable[[str], None] = lambda _: Non
     main = system.fibers.spawn(work)
     system.schedule_faults()
     try:
-        if not system.run(lambda: main.ended, LIMIT_NS):
-            raise Violation(f"the drill is not over after {LIMIT_NS / 1e9:.0f} s")
+        with system.disks.watched():
+            if not system.run(lambda: main.ended, LIMIT_NS):
+                raise Violation(f"the drill is not over after {LIMIT_NS / 1e9:.0f} s")
     finally:
         main.kill()
         for machine in system.machines:
             machine.hold()
+            for what, count in machine.disk.lost.items():
+                system.counts[f"lost {what}"] += count
         shutil.rmtree(folder, ignore_errors=True)
     (outcome,) = outcomes
     # A drill may also fail because more was fetched than on a calm day: that is no violation.

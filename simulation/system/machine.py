@@ -7,8 +7,10 @@ what they had in memory is gone, what they had written durably lies in the folde
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -34,6 +36,7 @@ from replica.runtime import settings as node_settings
 from simulation.adversary import Played
 from simulation.checker import Violation
 from simulation.scheduler import MS, draw
+from simulation.system.disk import Disk, PowerLost, Tree
 from simulation.system.fibers import Fiber
 from simulation.system.sockets import AsyncTransport, Reply, Surroundings
 
@@ -54,7 +57,11 @@ class Process:
         self._fibers: list[Fiber] = []
 
     def spawn(self, work: Callable[[], None]) -> Fiber:
-        fiber = self.system.fibers.spawn(work)
+        def until_dark() -> None:
+            with suppress(PowerLost):
+                work()
+
+        fiber = self.system.fibers.spawn(until_dark)
         self._fibers = [f for f in self._fibers if not f.ended]
         self._fibers.append(fiber)
         return fiber
@@ -86,6 +93,13 @@ class Machine:
         """The replica's next step is cut short by a crash."""
         self.full_disk = False
         self.skew_ns = 0
+        self.disk = Disk(folder, lambda *key: draw(system.seed, "disk", index, system.now, *key))
+        self.syncs_left: int | None = None
+        """So many more syncs, and the power is cut; None: it isn't."""
+        self._remains: Tree | None = None
+        self.has_lost_power = False
+        """Since somebody was at the machine."""
+        system.disks.add(self.disk, self._before_sync)
         self.orchestrator: OrchestratorProcess | None = None
         self.replica: ReplicaProcess | None = None
 
@@ -108,6 +122,35 @@ class Machine:
             self.orchestrator = None
         if self.replica is not None:
             self.replica.end("its orchestrator is gone")
+
+    def settle(self) -> None:
+        """Somebody is at the machine: what lies on its disk now is there to stay."""
+        self.disk.settle()
+        self.has_lost_power = False
+
+    def _before_sync(self) -> None:
+        """Cut the power, if it is time. Raises: PowerLost; OSError while the disk is full."""
+        if self.full_disk:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self.syncs_left is not None:
+            self.syncs_left -= 1
+            if self.syncs_left < 0:
+                self.syncs_left = None
+                self._remains = self.disk.remains()
+                self.system.at(self.system.now, self._come_back)
+        if self._remains is not None:
+            raise PowerLost
+
+    def _come_back(self) -> None:
+        remains, self._remains = self._remains, None
+        assert remains is not None
+        was_held = self.held
+        self.system.log(self, "machine", f"lost power, and {dict(self.disk.lost)}")
+        self.hold()
+        self.disk.become(remains)
+        self.has_lost_power = True
+        if not was_held:
+            self.start()
 
     def hold(self) -> None:
         self.held = True
@@ -236,14 +279,13 @@ class ReplicaProcess(Process):
             )
             journals = settings.data.glob(f"pool-{package.epoch}-*.journal")
             has_memory = any(path.stat().st_size > 0 for path in journals)
-            system.checker.started(machine.index, package.subnet, package.epoch, has_memory)
+            system.checker.started(machine, package.subnet, package.epoch, has_memory)
             real.wake, real.begin_sync = self.wake, self._begin_sync
             real.link = self
             real.start_consensus()
         except (ReprisError, OSError) as error:
             self.end(f"did not start: {error}")
             return
-        self._watch_disk(real)
         self.real = real
         self.app = http.build(real, self._wait_certified)
         self.update(real.peers())
@@ -255,18 +297,6 @@ class ReplicaProcess(Process):
             real.refresh_registry()
             system.advertise(self, real.advert())
             self.sleep(REGISTRY_POLL_NS)
-
-    def _watch_disk(self, real: replicas.Replica) -> None:
-        """Let writing fail while the disk is full."""
-        journal = real.journal
-        append = journal.append
-
-        def checked(payloads: Any) -> None:
-            if self.it.full_disk:
-                raise OSError(28, "No space left on device")
-            append(payloads)
-
-        journal.append = checked  # type: ignore[method-assign]
 
     def _http_client(self) -> httpx2.AsyncClient:
         transport = AsyncTransport(self.system.wires, self.it.index)
@@ -311,6 +341,8 @@ class ReplicaProcess(Process):
             return
         except OSError as error:
             self.end(f"crashes: {error}")
+            return
+        except PowerLost:
             return
         self.system.look(self)
         self._wake_in(real.driver.wake_ns(self.system.now) - self.system.now)

@@ -17,6 +17,7 @@ from replica import replay as replaying
 from replica.client.agent import Task, World
 from replica.protocol.nns_recovery import Order
 from simulation.scheduler import MS, draw
+from simulation.system.disk import PowerLost
 from simulation.system.fibers import Fibers
 
 OPERATOR = -1
@@ -80,8 +81,10 @@ class Wires:
         path, query = request.url.path, request.url.query.decode()
         try:
             reply = server.answer(request.method, path, query, request.content)
-        except ConnectionResetError:
+        except (ConnectionResetError, PowerLost):
             reply = None
+        except OSError as error:  # a full disk: a server says so, and goes on
+            reply = Reply(500, str(error).encode(), "text/plain")
         self._travel(port)
         if reply is None or self.servers.get(port) is not server or not server.is_up():
             raise httpx2.ReadError("[Errno 104] Connection reset by peer")

@@ -14,6 +14,8 @@ from simulation.scheduler import MS, SECOND, draw
 BEGIN_NS, END_NS = 12 * SECOND, 60 * SECOND
 """After the swarm was started: from about when its canisters are installed."""
 FAULTS_MAX = 7
+SYNCS_MAX = 25
+"""So many more times at most may a machine sync a file before its power is cut."""
 LOSES_A_DISK = ("node-catch-up",)
 """Drills in which a node forgets what it signed: one more that is faulty would be too many."""
 
@@ -53,8 +55,10 @@ def _fault(seed: int, i: int, begin: int, nns: int, machines: int) -> list[Fault
     alone = nns == 1 and target == 0
     if dice < 0.15:
         return [Fault(begin, "crash", (target,))]
-    if dice < 0.30:
+    if dice < 0.21:
         return [Fault(begin, "torn crash", (target,))]
+    if dice < 0.30:
+        return [Fault(begin, "power cut", (target,), int(draw(seed, "syncs", i) * SYNCS_MAX))]
     if dice < 0.45:
         return [Fault(begin, "orchestrator crash", (target,))]
     if dice < 0.55:

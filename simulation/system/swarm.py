@@ -24,6 +24,7 @@ from simulation.network import Network
 from simulation.plan import Fault, Plan
 from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
 from simulation.system.checker import SystemChecker
+from simulation.system.disk import Disks
 from simulation.system.fibers import Fibers
 from simulation.system.machine import Machine, ReplicaProcess
 from simulation.system.sockets import OPERATOR, Reply, Surroundings, Wires
@@ -43,6 +44,7 @@ class System(Scheduler):
         self.fibers = Fibers(self)
         self.network = _SwarmNetwork(self)
         self.wires = Wires(self.fibers, seed, self._reachable, 4)
+        self.disks = Disks()
         self.machines: list[Machine] = []
         self.checker = SystemChecker(self)
         self._equivocator, self._forger = Equivocator(self), Forger(self)
@@ -179,6 +181,9 @@ class System(Scheduler):
                     if not machine.held:
                         machine.kill_orchestrator()
                         machine.start()
+            case "power cut":
+                for machine in machines:
+                    machine.syncs_left = fault.amount
             case "pause" | "resume":
                 for machine in machines:
                     machine.paused = fault.kind == "pause"
@@ -195,7 +200,7 @@ class System(Scheduler):
                     self._rot(machine)
             case "skew":
                 for machine in machines:
-                    machine.skew_ns += fault.amount_ns
+                    machine.skew_ns += fault.amount
             case "partition":
                 self.network.cut = frozenset(fault.nodes)
             case "deafen":
@@ -214,7 +219,7 @@ class System(Scheduler):
         path = machine.settings.registry_path
         if path.exists():
             records, _ = scan(path.read_bytes())
-            path.write_bytes(frame(records[0]) if records else b"")
+            path.write_bytes(frame(records[:1]) if records else b"")
         if not was_held:
             machine.start()
 
@@ -277,6 +282,7 @@ class _Processes:
 
     def start(self) -> None:
         for machine in self._machines.values():
+            machine.settle()
             machine.start()
 
     def stop(self) -> None:
@@ -294,6 +300,7 @@ class _Processes:
         self._machines[folder].hold()
 
     def release(self, folder: Path) -> None:
+        self._machines[folder].settle()
         self._machines[folder].start()
 
 

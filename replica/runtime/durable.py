@@ -1,0 +1,60 @@
+"""Files and folders that outlast a power cut: bytes are synced, and then the names that lead there.
+
+A file's bytes are safe once the file was synced, its name once its folder was: also the name of a
+folder in the folder above. Whatever is written aside and renamed is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def sync_directory(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path, *, files: bool = False) -> None:
+    """Make the names in a folder and below durable. `files`: their bytes as well."""
+    sync_directory(folder)
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_directory(path)
+        elif files:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where they are missing; durably."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename what is durable itself, so that the new name is."""
+    os.rename(source, target)
+    sync_directory(target.parent)
+    if source.parent != target.parent:
+        sync_directory(source.parent)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file: written aside, synced, renamed, the folder synced."""
+    make_folder(path.parent)
+    aside = path.with_name(path.name + ".new")
+    with open(aside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    rename(aside, path)
