@@ -142,6 +142,21 @@ def _upgrade(seed: int) -> None:
     drills.run_on(System(seed, Plan(delay_ms_max=20, step_us=8000)), "upgrade")
 
 
+def _dark(seed: int) -> None:
+    """A whole swarm, whose machines lose their power one after the other."""
+    from simulation.system import drills
+    from simulation.system.swarm import System
+
+    faults = tuple(
+        [
+            Fault((12_000 + 1500 * i) * MS, "power cut", (1 + (seed + i) % 4,), (seed + 5 * i) % 16)
+            for i in range(6)
+        ]
+    )
+    plan = Plan(delay_ms_max=20, step_us=8000, faults=faults)
+    drills.run_on(System(seed, plan), "canister-failure")
+
+
 CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "consensus": _consensus,
     "halves": _halves,
@@ -155,6 +170,7 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "catch-up": _catch_up,
     "attested": _attested,
     "upgrade": _upgrade,
+    "dark": _dark,
 }
 
 
@@ -335,6 +351,30 @@ def _promise_nothing() -> None:
     setattr(NodeSettings, "promise", lambda *_: None)
 
 
+def _sync_no_names() -> None:
+    from replica.runtime import durable, journal
+
+    for module in (durable, journal):
+        setattr(module, "sync_directory", lambda _: None)
+
+
+def _sync_no_batches() -> None:
+    from replica.runtime import journal
+
+    def careless(self: Any, records: Any) -> None:
+        self._file.write(journal.frame(records))
+        self._file.flush()
+
+    setattr(journal.Journal, "append", careless)
+
+
+def _mistake_holes() -> None:
+    """A page that was never written is taken for corruption."""
+    from replica.runtime import journal
+
+    setattr(journal, "_has_hole", lambda *_: False)
+
+
 def _run_the_newest() -> None:
     """The release of the newest registry version, not of the package's."""
     from orchestrator.agent import Orchestrator
@@ -381,6 +421,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("trusting-fetcher", "writes chunks that it did not check", "catch-up", _take_any_chunk),
     Mutant("faithless", "attests and promises nothing", "attested", _promise_nothing),
     Mutant("hasty-upgrade", "swaps the release before the CUP", "upgrade", _run_the_newest),
+    Mutant("nameless", "syncs files, but not their names", "dark", _sync_no_names),
+    Mutant("careless", "sends what it wrote but did not sync", "dark", _sync_no_batches),
+    Mutant("brittle", "takes a torn batch for damage", "dark", _mistake_holes),
     Mutant("closed-shop", "deals no keys to new members", "membership", _deal_to_nobody_new),
 )
 

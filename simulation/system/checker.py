@@ -20,6 +20,7 @@ from replica.protocol.ids import SubnetId
 from simulation.checker import Violation
 
 if TYPE_CHECKING:
+    from replica.node import Replica
     from simulation.system.machine import Machine, ReplicaProcess
     from simulation.system.swarm import System
 
@@ -55,6 +56,24 @@ class SystemChecker:
                 raise Violation(f"{machine.name} lost what it had signed when its power was cut")
             self._forgetful.add(key)
             self.system.counts["nodes that forgot what they signed"] += 1
+
+    def remembers(self, machine: Machine, real: Replica) -> None:
+        """S3 begins here: what a replica sent before it ended is what it starts with."""
+        chain, epoch = real.driver.chain, real.driver.chain.cup.epoch
+        if (machine.index, real.subnet, epoch) in self._forgetful:
+            return
+        signed: list[tuple[type[NotarizationShare | FinalizationShare], tuple[int, Place], bytes]]
+        signed = [(FinalizationShare, k, b) for k, b in self.finalization_signed.items()]
+        for key, blocks in self.notarization_signed.items():
+            signed += [(NotarizationShare, key, block) for block in blocks]
+        for kind, (index, (subnet, of_epoch, height)), block in signed:
+            if (index, subnet, of_epoch) != (machine.index, real.subnet, epoch):
+                continue
+            if height <= chain.finalized_height:
+                continue
+            kept = real.driver.pool.validated.at(kind, height)
+            if not any(s.signer == machine.node and s.block == block for s in kept):
+                raise Violation(f"{machine.name} forgot a {kind.__name__} at {height} it had sent")
 
     def seen(self, process: ReplicaProcess, effect: consensus.Effect) -> None:
         """One effect that a replica has carried out."""

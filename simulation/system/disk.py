@@ -114,7 +114,7 @@ class Disk:
     def _remains(self, number: int, here: Path | None, name: str) -> Tree:
         known = self._inodes.get(number)
         before = (known.entries or {}) if known is not None else {}
-        now: dict[str, int] = {}
+        now = before
         if here is not None:
             with os.scandir(here) as entries:
                 now = {e.name: e.inode() for e in entries}

@@ -283,6 +283,7 @@ class ReplicaProcess(Process):
             real.wake, real.begin_sync = self.wake, self._begin_sync
             real.link = self
             real.start_consensus()
+            system.checker.remembers(machine, real)
         except (ReprisError, OSError) as error:
             self.end(f"did not start: {error}")
             return
