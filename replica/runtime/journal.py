@@ -56,7 +56,7 @@ def scan(data: bytes) -> tuple[list[bytes], int]:
             is_last = not is_head or end == len(data)
             if is_last and _has_hole(data, position):
                 break
-            raise Malformed(f"journal: damage at byte {position}")
+            raise Malformed(f"journal: damaged at byte {position}")
         records += _records(body, position)
         position = end
     return records, position
