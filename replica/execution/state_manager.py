@@ -294,6 +294,8 @@ class StateManager:
         """Write the state at the tip as files; return the manifest's root."""
         height = self._tip.height
         target = self.folder(height)
+        if target.exists() and self._root_of(height) != self._recorded_root(height):
+            self._discard(height)  # made before a restart, and rotten since
         if not target.exists():
             aside = self.checkpoints / f"writing-{height}"
             checkpoint.remove(aside)

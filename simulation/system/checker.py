@@ -20,24 +20,28 @@ from replica.protocol.ids import SubnetId
 from simulation.checker import Violation
 
 if TYPE_CHECKING:
-    from replica.node import Replica
     from simulation.system.machine import Machine, ReplicaProcess
     from simulation.system.swarm import System
 
 Place = tuple[SubnetId, int, int]
 """Subnet, epoch, height."""
+Term = tuple[int, SubnetId, int, str]
+"""Machine, subnet, epoch, release: within it a replica never contradicts itself. Empty blocks that
+a release makes above the package that ends it are made again by the next one."""
 
 
 class SystemChecker:
     def __init__(self, system: System) -> None:
         self.system = system
-        self.finalized: dict[Place, bytes] = {}
+        self.finalized: dict[tuple[str, Place], bytes] = {}
+        """By release and place."""
         self.certified: dict[Place, bytes] = {}
         self.cups: dict[Place, bytes] = {}
-        self.notarization_signed: dict[tuple[int, Place], set[bytes]] = {}
-        self.finalization_signed: dict[tuple[int, Place], bytes] = {}
-        self._signed_in: set[tuple[int, SubnetId, int]] = set()
-        self._forgetful: set[tuple[int, SubnetId, int]] = set()
+        self.notarization_signed: dict[tuple[Term, int], set[bytes]] = {}
+        self.finalization_signed: dict[tuple[Term, int], bytes] = {}
+        """By term and height."""
+        self._signed_in: set[Term] = set()
+        self._forgetful: set[Term] = set()
         """Machines that lost their disk after they had signed in an epoch: faulty ones, for it."""
         self._cup_heights: dict[int, int] = {}
         self._attested: dict[int, tuple[int, int]] = {}
@@ -48,30 +52,26 @@ class SystemChecker:
         if table.setdefault(place, value) != value:
             raise Violation(f"two different {what} at height {place[2]} of epoch {place[1]}")
 
-    def started(self, machine: Machine, subnet: SubnetId, epoch: int, has_memory: bool) -> None:
+    def started(self, machine: Machine, term: Term, has_memory: bool) -> None:
         """A replica starts; `has_memory`: its disk tells what it signed before."""
-        key = (machine.index, subnet, epoch)
-        if not has_memory and key in self._signed_in:
+        if not has_memory and term in self._signed_in:
             if machine.has_lost_power:
                 raise Violation(f"{machine.name} lost what it had signed when its power was cut")
-            self._forgetful.add(key)
+            self._forgetful.add(term)
             self.system.counts["nodes that forgot what they signed"] += 1
 
-    def remembers(self, machine: Machine, real: Replica) -> None:
+    def remembers(self, machine: Machine, term: Term, driver: consensus.Driver) -> None:
         """S3 begins here: what a replica sent before it ended is what it starts with."""
-        chain, epoch = real.driver.chain, real.driver.chain.cup.epoch
-        if (machine.index, real.subnet, epoch) in self._forgetful:
+        if term in self._forgetful:
             return
-        signed: list[tuple[type[NotarizationShare | FinalizationShare], tuple[int, Place], bytes]]
+        signed: list[tuple[type[NotarizationShare | FinalizationShare], tuple[Term, int], bytes]]
         signed = [(FinalizationShare, k, b) for k, b in self.finalization_signed.items()]
         for key, blocks in self.notarization_signed.items():
             signed += [(NotarizationShare, key, block) for block in blocks]
-        for kind, (index, (subnet, of_epoch, height)), block in signed:
-            if (index, subnet, of_epoch) != (machine.index, real.subnet, epoch):
+        for kind, (of_term, height), block in signed:
+            if of_term != term or height <= driver.chain.finalized_height:
                 continue
-            if height <= chain.finalized_height:
-                continue
-            kept = real.driver.pool.validated.at(kind, height)
+            kept = driver.pool.validated.at(kind, height)
             if not any(s.signer == machine.node and s.block == block for s in kept):
                 raise Violation(f"{machine.name} forgot a {kind.__name__} at {height} it had sent")
 
@@ -113,11 +113,10 @@ class SystemChecker:
             return  # its script signs what it likes, and peers hand that back to it
         assert process.real is not None
         self._check_promise(process, epoch)
-        subnet = process.real.subnet
-        place = (subnet, epoch, artifact.height)
-        key = (process.machine, place)
-        self._signed_in.add((process.machine, subnet, epoch))
-        if (process.machine, subnet, epoch) in self._forgetful:
+        term = (process.machine, process.real.subnet, epoch, process.version)
+        key = (term, artifact.height)
+        self._signed_in.add(term)
+        if term in self._forgetful:
             return
         if isinstance(artifact, NotarizationShare):
             self.notarization_signed.setdefault(key, set()).add(artifact.block)
@@ -165,9 +164,10 @@ class SystemChecker:
         for height in range(first, chain.finalized_height + 1):
             entry = chain.finalized_block(height)
             if entry is not None:
-                place = (real.subnet, epoch, height)
-                self.system.counts["rounds"] += place not in self.finalized
-                self._same(self.finalized, place, entry.hash, "finalized blocks")
+                key = (process.version, (real.subnet, epoch, height))
+                self.system.counts["rounds"] += key not in self.finalized
+                if self.finalized.setdefault(key, entry.hash) != entry.hash:
+                    raise Violation(f"two different finalized blocks at height {height}")
         if last_epoch != epoch:
             self._check_release(process)
         self._seen[process.machine] = (epoch, chain.finalized_height)

@@ -277,13 +277,14 @@ class ReplicaProcess(Process):
                 monotonic=lambda: system.now,
                 log=lambda text: system.log(machine, "replica", text),
             )
-            journals = settings.data.glob(f"pool-{package.epoch}-*.journal")
-            has_memory = any(path.stat().st_size > 0 for path in journals)
-            system.checker.started(machine, package.subnet, package.epoch, has_memory)
+            journal = replicas.pool_journal_path(settings, package.epoch, self.version)
+            term = (machine.index, package.subnet, package.epoch, self.version)
+            has_memory = journal.exists() and journal.stat().st_size > 0
+            system.checker.started(machine, term, has_memory)
             real.wake, real.begin_sync = self.wake, self._begin_sync
             real.link = self
             real.start_consensus()
-            system.checker.remembers(machine, real)
+            system.checker.remembers(machine, term, real.driver)
         except (ReprisError, OSError) as error:
             self.end(f"did not start: {error}")
             return

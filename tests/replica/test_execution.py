@@ -422,3 +422,29 @@ def test_rot_in_a_checkpoint_is_noticed_at_the_next_start(machine: Machine, shar
     rewritten = other.state.checkpoint_root_at(second)
     folder = other.state.folder(second)
     assert rewritten == manifest.root(checkpoint.compute_manifest(folder)), "of what is there now"
+
+
+def test_a_rotten_checkpoint_above_the_package_is_written_anew(machine: Machine) -> None:
+    """Found by a simulated storm: its new root replaced the noted one, and later starts took it."""
+    for amount in (5, 6):
+        machine.call(FIRST, DID, "add", amount)
+        machine.block(checkpoint=True)
+    first, second = machine.state.checkpoint_heights()[-2:]
+    root = machine.state.checkpoint_root_at(first)
+    assert root is not None
+    path = machine.state.folder(second) / "system.cbor"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(bytes(data))
+    other = Machine(machine.folder, trusted=machine.trusted)
+    other.state.open(recovery_cup(Height(first), root))
+    assert other.state.latest_height == first
+    other.time_ns = machine.time_ns
+    while other.state.latest_height < second:
+        other.height = other.state.latest_height
+        other.block(checkpoint=other.height + 1 == second)
+    folder = other.state.folder(second)
+    assert checkpoint.load(folder, Height(second))[0] == other.state._tip
+    found = manifest.root(checkpoint.compute_manifest(folder))
+    assert other.state.checkpoint_root_at(second) == found
