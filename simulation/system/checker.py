@@ -5,6 +5,7 @@ Everything is kept by subnet and epoch: a recovery opens a new one.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from replica.consensus import driver as consensus
@@ -33,8 +34,8 @@ a release makes above the package that ends it are made again by the next one.""
 class SystemChecker:
     def __init__(self, system: System) -> None:
         self.system = system
-        self.finalized: dict[tuple[str, Place], bytes] = {}
-        """By release and place."""
+        self.finalized: dict[str, dict[Place, bytes]] = defaultdict(dict)
+        """By release, and then place."""
         self.certified: dict[Place, bytes] = {}
         self.cups: dict[Place, bytes] = {}
         self.notarization_signed: dict[tuple[Term, int], set[bytes]] = {}
@@ -164,10 +165,10 @@ class SystemChecker:
         for height in range(first, chain.finalized_height + 1):
             entry = chain.finalized_block(height)
             if entry is not None:
-                key = (process.version, (real.subnet, epoch, height))
-                self.system.counts["rounds"] += key not in self.finalized
-                if self.finalized.setdefault(key, entry.hash) != entry.hash:
-                    raise Violation(f"two different finalized blocks at height {height}")
+                place = (real.subnet, epoch, height)
+                finalized = self.finalized[process.version]
+                self.system.counts["rounds"] += place not in finalized
+                self._same(finalized, place, entry.hash, "finalized blocks")
         if last_epoch != epoch:
             self._check_release(process)
         self._seen[process.machine] = (epoch, chain.finalized_height)

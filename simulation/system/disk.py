@@ -76,7 +76,7 @@ class Disk:
                 known.entries = {e.name: e.inode() for e in entries}
             if len(self._inodes) > PINS_MAX:
                 self._let_go()
-        elif not _syncs_itself(path):
+        elif not _syncs_itself(path.name):
             known.content = path.read_bytes()
 
     def _pin(self, path: Path) -> _Inode:
@@ -127,7 +127,7 @@ class Disk:
             # Renaming happens as a whole or not at all: both names ask for the same draw.
             asked = moved.get(chosen, entry) if chosen is not None else entry
             lost = self._luck("name", name, asked) < 0.5
-            if chosen != old and lost and not _syncs_itself(Path(entry)):
+            if chosen != old and lost and not _syncs_itself(entry):
                 self.lost["names"] += 1
                 chosen = old
             if chosen is None:
@@ -145,7 +145,7 @@ class Disk:
             return self._remains(number, here, path)
         if here is None and known is not None and known.entries is not None:
             return self._remains(number, None, path)
-        if here is not None and _syncs_itself(here):
+        if here is not None and _syncs_itself(here.name):
             return here
         synced = known.content if known is not None else None
         if here is None:
@@ -191,9 +191,9 @@ def _build(tree: Tree, folder: Path) -> None:
             os.link(what, folder / name)
 
 
-def _syncs_itself(path: Path) -> bool:
+def _syncs_itself(name: str) -> bool:
     """The database does; and what only a drill reads or writes is no part of the machine."""
-    return ".db" in path.name or path.name in INSTRUMENTS
+    return ".db" in name or name in INSTRUMENTS
 
 
 class Disks:

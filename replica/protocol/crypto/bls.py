@@ -63,8 +63,8 @@ def public_key_from_der(der: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _public_key(raw: bytes) -> BlstP2Element | None:
-    """Decode with subgroup check; None for anything that is not a usable key."""
+def decode_g2(raw: bytes) -> BlstP2Element | None:
+    """Decode with subgroup check; None for what is no usable key or commitment."""
     if len(raw) != PUBLIC_KEY_BYTES or raw[0] & 0x40:
         return None
     try:
@@ -73,7 +73,8 @@ def _public_key(raw: bytes) -> BlstP2Element | None:
         return None
 
 
-def _signature(raw: bytes) -> BlstP1Element | None:
+def decode_g1(raw: bytes) -> BlstP1Element | None:
+    """Decode with subgroup check; None for what is no usable signature or key."""
     if len(raw) != SIGNATURE_BYTES or raw[0] & 0x40:  # the point at infinity signs everything
         return None
     try:
@@ -93,7 +94,7 @@ def _verify(public_key: bytes, message: bytes, signature: bytes, dst: bytes) -> 
 
 
 def _pairs_match(public_key: bytes, message: bytes, signature: bytes, dst: bytes) -> bool:
-    key, point = _public_key(public_key), _signature(signature)
+    key, point = decode_g2(public_key), decode_g1(signature)
     if key is None or point is None:
         return False
     pairs = miller_loop(point, G2), miller_loop(_hash(message, dst), key)
@@ -148,8 +149,8 @@ def _all_good(
     """Check signatures of one message at once: e(sum r*sig, g2) = e(H(m), sum r*key)."""
     if len(keys) == 1:
         return _verify(keys[0], message, signatures[0], dst)
-    points = [_signature(s) for s in signatures]
-    if any(p is None for p in points) or any(_public_key(k) is None for k in keys):
+    points = [decode_g1(s) for s in signatures]
+    if any(p is None for p in points) or any(decode_g2(k) is None for k in keys):
         return False  # decoding checks the subgroup, without which random factors prove nothing
     factors = [scalar(r) for r in _coefficients(seed, message, signatures)]
     left = G1Point.multiexp_unchecked(
@@ -246,7 +247,7 @@ class Bls:
 def _aggregate_keys(public_keys: tuple[bytes, ...]) -> bytes | None:
     total = None
     for raw in public_keys:
-        key = _public_key(raw)
+        key = decode_g2(raw)
         if key is None:
             return None
         total = key if total is None else total + key

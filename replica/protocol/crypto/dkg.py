@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from py_arkworks_bls12381 import G2Point
-from pyblst import BlstP1Element, BlstP2Element
+from pyblst import BlstP1Element
 
 from replica.protocol import canonical
 from replica.protocol.crypto import bls
@@ -41,7 +41,7 @@ from replica.protocol.ids import Epoch, Height, NodeId, RegistryVersion, SubnetI
 
 LOW, HIGH = 1, 2
 """Tags: which of a subnet's two keys. Those of a summary's k-th request are 2k + 1 and 2k + 2."""
-G1_BYTES, G2_BYTES, SCALAR_BYTES = 48, 96, 32
+SCALAR_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -358,10 +358,10 @@ def _fault(_config: bytes, config: Config, dealer: NodeId, dealing: Dealing) -> 
             return "it does not reshare the dealer's own share"
     try:
         _g1(dealing.ephemeral)
-        for commitment in dealing.commitments:
-            _g2_checked(commitment)
     except Malformed as error:
         return str(error)
+    if any(bls.decode_g2(c) is None for c in dealing.commitments):
+        return "not a point of G2"
     if not _is_own_choice(config, dealer, dealing):
         return "no proof that the dealer chose the ephemeral point"
     return None
@@ -450,21 +450,10 @@ def _bytes(point: G2Point) -> bytes:
 
 def _g1(raw: bytes) -> BlstP1Element:
     """Decode with subgroup check. Raises: Malformed, also for the point at infinity."""
-    if len(raw) != G1_BYTES or raw[0] & 0x40:
+    point = bls.decode_g1(raw)
+    if point is None:
         raise Malformed("not a point of G1")
-    try:
-        return BlstP1Element.uncompress(raw)
-    except ValueError as error:
-        raise Malformed(f"not a point of G1: {error}") from error
-
-
-def _g2_checked(raw: bytes) -> None:
-    if len(raw) != G2_BYTES or raw[0] & 0x40:
-        raise Malformed("not a point of G2")
-    try:
-        BlstP2Element.uncompress(raw)
-    except ValueError as error:
-        raise Malformed(f"not a point of G2: {error}") from error
+    return point
 
 
 def _g2(raw: bytes) -> G2Point:
