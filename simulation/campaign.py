@@ -83,6 +83,7 @@ RARE_IN_SYSTEM = (
     "bad shares",
     "diverged nodes",
     "keys dealt for another subnet",
+    "on the curve",
     "subnet-divergence",
     "subnet-loss",
     "node-catch-up",

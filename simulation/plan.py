@@ -84,6 +84,7 @@ class Plan:
     forgers: tuple[int, ...] = ()
     """Nodes that send what nobody signed, old catch-up packages, and shares that are none."""
     real_bls: bool = False
+    """Signatures and dealings of the curve: not keyed hashes, nor groups with open logarithms."""
     slow_execution: bool = False
 
     @cached_property

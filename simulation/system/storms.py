@@ -16,6 +16,8 @@ BEGIN_NS, END_NS = 12 * SECOND, 60 * SECOND
 FAULTS_MAX = 7
 SYNCS_MAX = 25
 """So many more times at most may a machine sync a file before its power is cut."""
+REAL_BLS = 0.2
+"""In so many storms, threshold signatures are of the curve and not of `open_groups`."""
 LOSES_A_DISK = ("node-catch-up",)
 """Drills in which a node forgets what it signed: one more that is faulty would be too many."""
 
@@ -43,6 +45,7 @@ def storm(name: str, seed: int) -> Plan:
         liars=(liar,) if draw(seed, "lies") < 0.4 else (),
         equivocators=traitor if treason < 0.3 else (),
         forgers=traitor if 0.3 <= treason < 0.5 else (),
+        real_bls=draw(seed, "curve") < REAL_BLS,
     )
 
 

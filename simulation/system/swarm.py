@@ -1,9 +1,9 @@
 """A whole swarm under virtual time: every node's orchestrator and replica, the NNS, people.
 
 Real: consensus, execution, rows in SQLite, checkpoints in folders, state sync, HTTP applications,
-registry, governance and the other NNS canisters, orchestrators, threshold signatures, and the
-drills' own scenarios, which play operators, voters and clients. Simulated: time, the network,
-processes, threads.
+registry, governance and the other NNS canisters, orchestrators, key generation, and the drills' own
+scenarios, which play operators, voters and clients. Simulated: time, the network, processes,
+threads, and (unless the plan says otherwise) the groups of threshold signatures.
 """
 
 from __future__ import annotations
