@@ -18,8 +18,9 @@ SYNCS_MAX = 25
 """So many more times at most may a machine sync a file before its power is cut."""
 REAL_BLS = 0.2
 """In so many storms, threshold signatures are of the curve and not of `open_groups`."""
-LOSES_A_DISK = ("node-catch-up",)
-"""Drills in which a node forgets what it signed: one more that is faulty would be too many."""
+AT_THE_LIMIT = ("node-catch-up", "membership-change")
+"""Drills in which f members are faulty already, for one forgets what it signed or stays down: one
+more that is faulty would be too many."""
 
 
 def storm(name: str, seed: int) -> Plan:
@@ -34,7 +35,7 @@ def storm(name: str, seed: int) -> Plan:
         faults += _fault(seed, i, begin, nns, nns + app)
     liar = nns + int(draw(seed, "liar") * app)
     traitor = (nns + int(draw(seed, "traitor") * app),)
-    treason = 1.0 if name in LOSES_A_DISK else draw(seed, "treason")
+    treason = 1.0 if name in AT_THE_LIMIT else draw(seed, "treason")
     return Plan(
         delay_ms_max=int(5 + 55 * draw(seed, "delay")),
         step_us=8000,
