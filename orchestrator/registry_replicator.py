@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable
 
 import httpx2
 
+from replica.client import certified_registry
 from replica.client.agent import Agent
 from replica.client.local_registry import LocalRegistry
 from replica.protocol import registry_transport
 from replica.protocol.errors import Conflict, NotFound, ReprisError
-from replica.protocol.ids import REGISTRY, RegistryVersion
-from replica.protocol.messages import ic_pb2 as pb
-from replica.protocol.messages import serialize
+from replica.protocol.ids import RegistryVersion
 from replica.protocol.registry_transport import CertifiedDeltas
 
 ANSWERS_MAX = 64
@@ -43,10 +42,8 @@ class RegistryReplicator:
     def poll(self) -> bool:
         """Fetch, verify and store what is new; True when anything was. Raises: Conflict."""
         since = RegistryVersion(max(0, self.records.version - 1))
-        request = serialize(pb.RegistryGetChangesSinceRequest(version=since))
         try:
-            raw = self.agent.query(REGISTRY, "get_certified_changes_since", request)
-            found = registry_transport.verify_response(raw, since, self.root_key)
+            found, raw = certified_registry.ask(self.agent, since, self.root_key)
         except (ReprisError, httpx2.HTTPError) as error:
             self.failures += 1
             self.last_error = str(error)

@@ -17,13 +17,13 @@ import httpx2
 
 from cli.lab.layout import NodeEntry, SubnetEntry, registered
 from cli.recovery import plan as planning
+from replica.client import certified_registry, new_committee, release
 from replica.client import local_registry as keys
-from replica.client import new_committee, release
 from replica.client import nns_recovery as judging
 from replica.client.agent import Agent, World
 from replica.client.evidence import judge as judge_evidence
 from replica.client.local_registry import LocalRegistry, VersionedRecords
-from replica.protocol import attestation, canonical, cup, nns_recovery, registry_transport
+from replica.protocol import attestation, canonical, cup, nns_recovery
 from replica.protocol import ballot as ballots
 from replica.protocol.attestation import Evidence
 from replica.protocol.ballot import Ballot
@@ -38,9 +38,9 @@ from replica.protocol.errors import (
     Unavailable,
 )
 from replica.protocol.hashing import sha256
-from replica.protocol.ids import REGISTRY, NodeId, RegistryVersion, TimeNs
+from replica.protocol.ids import NodeId, RegistryVersion, TimeNs
 from replica.protocol.messages import ic_pb2 as pb
-from replica.protocol.messages import parse, serialize
+from replica.protocol.messages import parse
 from replica.protocol.nns_recovery import (
     Bundle,
     Committee,
@@ -263,17 +263,9 @@ def collect_deltas(
     best: tuple[list[bytes], VersionedRecords] | None = None
     for node in subnet.nodes:
         agent = Agent([node.http_url], root_key, timeout_s=5.0, world=world)
-        records, raws = VersionedRecords(), []
+        raws: list[bytes] = []
         try:
-            while True:
-                request = serialize(pb.RegistryGetChangesSinceRequest(version=records.version))
-                raw = agent.query(REGISTRY, "get_certified_changes_since", request)
-                found = registry_transport.verify_response(raw, records.version, root_key)
-                for delta in found.deltas:
-                    records.apply(delta)
-                raws.append(raw)
-                if records.version >= found.current_version:
-                    break
+            records = certified_registry.fetch(agent, answers=raws)
         except ReprisError:
             continue  # down or lying: another one is asked
         if best is None or records.version > best[1].version:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from replica.client import certified_registry
 from replica.client import nns_recovery as judging
 from replica.client.agent import Agent
 from replica.client.local_registry import VersionedRecords
 from replica.client.nns_recovery import Verdict
-from replica.protocol import nns_recovery, registry_transport
+from replica.protocol import nns_recovery
 from replica.protocol.crypto import bls
 from replica.protocol.errors import NotFound, NotVerified, ReprisError
 from replica.protocol.hashing import sha256
-from replica.protocol.ids import REGISTRY, RegistryVersion
-from replica.protocol.messages import ic_pb2 as pb
-from replica.protocol.messages import serialize
+from replica.protocol.ids import RegistryVersion
 from replica.protocol.nns_recovery import Bundle
 
 
@@ -53,9 +52,7 @@ def check_in_use(agent: Agent, bundle: Bundle, key: bytes) -> None:
     """
     recovery = bundle.recovery
     since = RegistryVersion(recovery.registry_version - 1)
-    request = serialize(pb.RegistryGetChangesSinceRequest(version=since))
-    raw = agent.query(REGISTRY, "get_certified_changes_since", request)
-    found = registry_transport.verify_response(raw, since, key)
+    found, _ = certified_registry.ask(agent, since, key)
     if not found.deltas or found.deltas[0].batch != recovery.registry_batch:
         raise NotVerified("the NNS certifies another registry than this recovery wrote")
 
