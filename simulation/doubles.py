@@ -14,7 +14,7 @@ from replica.protocol.errors import Rejected, Unavailable
 from replica.protocol.hashing import leb128
 from replica.protocol.ids import Height, NodeId, RegistryVersion
 
-KEYS_EVERY = 40
+KEYS_EVERY = 20
 """Heights between two requests for other nodes' keys."""
 
 
