@@ -87,8 +87,13 @@ def diagnosis(folder: Path, text: str) -> dict[str, Any]:
         reports = detect.look(entry, probe)
         height = detect.certified_height(reports)
         if height > first:
-            text = f"certified height moves: {first}, {height}"
-            return {"state": detect.RUNNING, "certified_height": height, "what": text}
+            what = [f"certified height moves: {first}, {height}"]
+            silent = [r.node.name for r in reports if not r.status]
+            if silent:
+                what.append(f"no answer from {', '.join(silent)}")
+            what += detect.crash_loops(reports, probe)
+            state = {"state": detect.RUNNING, "certified_height": height}
+            return {**state, "what": "; ".join(what)}
         time.sleep(0.2)
     judged = detect.diagnose(entry, detect.look(entry, probe), records, probe)
     return {

@@ -56,6 +56,7 @@ class Process(Protocol):
     version: str | None
     cup_epoch: int | None
     crashes: int
+    last_words: str
     not_before_ns: int
 
     @property
@@ -284,6 +285,7 @@ class Orchestrator:
             "replica_pid": self.process.pid,
             "replica_version": self.process.version,
             "replica_crashes": self.process.crashes,
+            "replica_last_words": self.process.last_words,
             "releases": sorted(p.name for p in self.settings.releases.glob("?" * 64)),
             "release_error": self.releases.last_error,
             "cup_height": package.height if package else None,

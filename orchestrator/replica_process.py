@@ -14,10 +14,18 @@ STOP_S_MAX = 5.0
 BACKOFF_NS_MIN, BACKOFF_NS_MAX = 500_000_000, 30_000_000_000
 HEALTHY_NS = 20_000_000_000
 """A replica that ran this long is not in a crash loop."""
+LAST_WORDS_BYTES_MAX = 1024
 
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _last_line(path: Path) -> str:
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - LAST_WORDS_BYTES_MAX))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 class CrashLoop:
@@ -25,6 +33,8 @@ class CrashLoop:
 
     crashes = 0
     not_before_ns = 0
+    last_words = ""
+    """The last line that the replica which crashed last had logged."""
 
     def note(self, lived_ns: int, now_ns: int) -> None:
         """It ended by itself after it had run so long."""
@@ -54,6 +64,7 @@ class ReplicaProcess(CrashLoop):
             return True
         now = time.monotonic_ns()
         self.note(now - self._started_ns, now)
+        self.last_words = _last_line(self.log_path)
         self._process, self.version, self.cup_epoch = None, None, None
         return False
 

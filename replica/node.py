@@ -141,6 +141,19 @@ def pool_journal_path(settings: NodeSettings, epoch: int, version: str) -> Path:
     return settings.data / f"pool-{epoch}-{version[:16]}.journal"
 
 
+def open_pool(path: Path) -> Journal:
+    """Open what a replica has signed and taken in. Raises: Malformed when it is damaged."""
+    try:
+        return Journal(path)
+    except Malformed as error:
+        raise Malformed(
+            f"{error}: what this node signed can't be read back. If there is no good copy of the "
+            "file, move it away: the replica starts without it, and peers send it the rest. Until "
+            "the next catch-up package it may contradict what it signed, as faulty nodes do, so "
+            "never do this on more than f nodes of a subnet at a time"
+        ) from error
+
+
 class Link(Protocol):
     """The way to the peers."""
 
@@ -232,7 +245,7 @@ class Replica:
         for old in self.settings.data.glob("pool-*.journal"):
             if old != path:
                 old.unlink()
-        self.journal = Journal(path)
+        self.journal = open_pool(path)
         restored = [artifacts.decode(r) for r in self.journal.records]
         self.journal.records = []
         self.driver.restore(restored, now)

@@ -22,6 +22,8 @@ RUNNING, NO_QUORUM, CRASH_LOOP, DIVERGENCE, HALTED, REGISTRY_STALE, SLOW = (
     "REGISTRY_STALE",
     "SLOW",
 )
+CRASHES_MIN = 2
+"""So many crashes in a row are no accident."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,21 @@ def certified_height(reports: list[NodeReport]) -> int:
     return max((r.status["certified_height"] for r in reports if r.status), default=0)
 
 
+def crash_loops(reports: list[NodeReport], agent: Agent) -> list[str]:
+    """Return which of the nodes that don't answer have a replica that keeps crashing, and why."""
+
+    def ask(report: NodeReport) -> str:
+        try:
+            found = agent.orchestrator_status(report.node.orchestrator_url)
+        except ReprisError:
+            return ""
+        if found["replica_crashes"] < CRASHES_MIN:
+            return ""
+        return f"the replica of {report.node.name} keeps crashing: {found['replica_last_words']}"
+
+    return [text for text in agent.each(ask, [r for r in reports if not r.status]) if text]
+
+
 def diagnose(
     subnet: SubnetEntry, reports: list[NodeReport], records: VersionedRecords, agent: Agent
 ) -> Diagnosis:
@@ -81,6 +98,9 @@ def diagnose(
             return Diagnosis(DIVERGENCE, text, height, tuple(pair))
     if len(answering) < view.quorum:
         text = f"{len(answering)} of {len(reports)} nodes answer; {view.quorum} are needed"
+        crashing = crash_loops(reports, agent)
+        if len(answering) + len(crashing) >= view.quorum:
+            return Diagnosis(CRASH_LOOP, "; ".join([text, *crashing]), height)
         return Diagnosis(NO_QUORUM, text, height)
     stale = [r for r in answering if r.status and r.status["registry_version"] < records.version]
     if len(answering) - len(stale) < view.quorum:

@@ -48,7 +48,7 @@ def scan(data: bytes) -> tuple[list[bytes], int]:
         end = position + HEAD_BYTES + length
         is_head = len(head) == HEAD_BYTES and head[4:8] == _checksum(head[:4])
         if is_head and length > BATCH_BYTES_MAX:
-            raise Malformed(f"journal: a batch of {length} bytes at byte {position}")
+            raise Malformed(f"a batch of {length} bytes at byte {position}")
         if len(head) < HEAD_BYTES or (is_head and end > len(data)):
             break  # cut off
         body = data[position + HEAD_BYTES : end] if is_head else b""
@@ -56,7 +56,7 @@ def scan(data: bytes) -> tuple[list[bytes], int]:
             is_last = not is_head or end == len(data)
             if is_last and _has_hole(data, position):
                 break
-            raise Malformed(f"journal: damaged at byte {position}")
+            raise Malformed(f"damaged at byte {position}")
         records += _records(body, position)
         position = end
     return records, position
@@ -69,7 +69,7 @@ def _records(body: bytes, position: int) -> list[bytes]:
         begin = start + 4
         start = begin + int.from_bytes(body[start:begin], "big")
         if start > len(body):
-            raise Malformed(f"journal: a record leaves the batch at byte {position}")
+            raise Malformed(f"a record leaves the batch at byte {position}")
         out.append(body[begin:start])
     return out
 
@@ -87,13 +87,19 @@ def _has_hole(data: bytes, position: int) -> bool:
 class Journal:
     """The writer's side: one process at a time."""
 
+    records: list[bytes]
+    """What the file held when it was opened."""
+
     def __init__(self, path: Path) -> None:
+        """Raises: Malformed when the file is damaged; it is left as it is."""
         self.path = path
         make_folder(path.parent)
         is_new = not path.exists()
         data = b"" if is_new else path.read_bytes()
-        self.records, end = scan(data)
-        """What the file held when it was opened."""
+        try:
+            self.records, end = scan(data)
+        except Malformed as error:
+            raise Malformed(f"{path}: {error}") from error
         self._file = open(path, "ab")  # noqa: SIM115 - owned for the journal's life
         if end < len(data):
             self._file.truncate(end)

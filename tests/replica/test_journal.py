@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from replica.node import open_pool
 from replica.protocol.errors import Malformed
 from replica.runtime.journal import HEAD_BYTES, PAGE_BYTES, Journal, JournalReader, frame, scan
 
@@ -94,3 +95,20 @@ def test_rewriting_replaces_all_and_goes_on(tmp_path: Path) -> None:
     journal.append([b"3"])
     journal.close()
     assert Journal(journal.path).records == [b"2", b"3"]
+
+
+def test_a_damaged_pool_is_left_alone_and_the_operator_is_told_how_to_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "pool-1.journal"
+    journal = Journal(path)
+    journal.append([b"a share"])
+    journal.append([b"another"])
+    journal.close()
+    damaged = bytearray(path.read_bytes())
+    damaged[HEAD_BYTES + 5] ^= 4
+    path.write_bytes(damaged)
+    with pytest.raises(Malformed, match=r"damaged at byte 0: .* move it away") as told:
+        open_pool(path)
+    assert str(path) in str(told.value)
+    assert path.read_bytes() == damaged
+    path.rename(tmp_path / "kept")
+    assert open_pool(path).records == []

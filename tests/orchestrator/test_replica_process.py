@@ -1,0 +1,70 @@
+"""A replica that keeps crashing: started less and less often, and its last words are told."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.lab.layout import NodeEntry
+from cli.recovery.detect import NodeReport, crash_loops
+from orchestrator.replica_process import BACKOFF_NS_MIN, ReplicaProcess
+from replica.protocol.errors import Unavailable
+from replica.protocol.ids import Principal
+
+CRASHING = """
+import sys
+sys.stderr.write("starts\\n" + "x" * 5000 + "\\nthe disk is on fire\\n\\n")
+sys.exit(1)
+"""
+
+
+def _crash(process: ReplicaProcess, release: Path) -> None:
+    process.start(release, "aa", 1)
+    end = time.monotonic() + 60
+    while process.is_running():
+        assert time.monotonic() < end, "it never ended"
+        time.sleep(0.01)
+
+
+def test_what_a_crashed_replica_said_last_is_known(tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    (release / "replica").mkdir(parents=True)
+    (release / "replica" / "__init__.py").touch()
+    (release / "replica" / "__main__.py").write_text(CRASHING)
+    process = ReplicaProcess(tmp_path, tmp_path / "replica.log")
+    assert (process.crashes, process.last_words) == (0, "")
+    _crash(process, release)
+    assert (process.crashes, process.last_words) == (1, "the disk is on fire")
+    before = time.monotonic_ns()
+    _crash(process, release)
+    assert process.crashes == 2
+    assert process.not_before_ns >= before + BACKOFF_NS_MIN
+    assert process.version is None and process.pid is None
+
+
+class _Agent:
+    """Answers for orchestrators by what their URL says: crashes, or that it is down."""
+
+    def orchestrator_status(self, url: str) -> dict[str, Any]:
+        if url == "down":
+            raise Unavailable("down")
+        return {"replica_crashes": int(url), "replica_last_words": f"crash {url}"}
+
+    def each(self, work: Any, items: Any) -> list[Any]:
+        return [work(i) for i in items]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [("down", []), ("0", []), ("1", []), ("2", ["the replica of app-1 keeps crashing: crash 2"])],
+)
+def test_one_crash_is_no_loop_and_a_dead_machine_none_either(
+    url: str, expected: list[str], tmp_path: Path
+) -> None:
+    answers = NodeEntry("app-0", Principal(b"0"), "app", "", "0", tmp_path)
+    silent = NodeEntry("app-1", Principal(b"1"), "app", "", url, tmp_path)
+    reports = [NodeReport(answers, {"certified_height": 1}), NodeReport(silent, None)]
+    assert crash_loops(reports, _Agent()) == expected  # type: ignore[arg-type]
