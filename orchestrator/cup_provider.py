@@ -25,7 +25,11 @@ class CupProvider:
             return None
 
     def store(self, package: CatchUpPackage) -> None:
-        write_durably(self.settings.cup_path, package.encode())
+        """Replace the local CUP; the replica, which may be running, does that as well.
+
+        When its write comes last, the CUP is an older one until the next check.
+        """
+        write_durably(self.settings.cup_path, package.encode(), aside=".stored")
 
     def registry(self, subnet: SubnetId) -> CatchUpPackage | None:
         return self.records.registry_cup(subnet)

@@ -49,12 +49,16 @@ def rename(source: Path, target: Path) -> None:
         sync_directory(source.parent)
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file: written aside, synced, renamed, the folder synced."""
+def write_durably(path: Path, data: bytes, *, aside: str = ".new") -> None:
+    """Replace a file: written aside, synced, renamed, the folder synced.
+
+    `aside`: what the name ends with meanwhile. Processes that may write one file at a time need one
+    each, or they rename what the other one is writing. The last of them wins.
+    """
     make_folder(path.parent)
-    aside = path.with_name(path.name + ".new")
-    with open(aside, "wb") as file:
+    beside = path.with_name(path.name + aside)
+    with open(beside, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    rename(aside, path)
+    rename(beside, path)

@@ -1,0 +1,48 @@
+"""Files that two processes replace at the same time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROUNDS = 200
+WRITER = """
+import sys
+from pathlib import Path
+from replica.runtime.durable import write_durably
+path, letter, aside = Path(sys.argv[1]), sys.argv[2].encode(), sys.argv[3]
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range({rounds}):
+    write_durably(path, letter * (10_000 + i), aside=aside)
+    seen = path.read_bytes()
+    assert len(seen) >= 10_000 and len(set(seen)) == 1, "a file that nobody wrote"
+"""
+
+
+def _write_at_once(path: Path, asides: tuple[str, str]) -> list[int]:
+    """Return the exit statuses of two processes that replace a file all the time."""
+    command = [sys.executable, "-c", WRITER.format(rounds=ROUNDS), str(path)]
+    writers = [
+        subprocess.Popen(
+            [*command, letter, aside],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        for letter, aside in zip("ab", asides)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
+    return [writer.wait(120) for writer in writers]
+
+
+def test_two_processes_that_write_aside_differently_never_meet(tmp_path: Path) -> None:
+    path = tmp_path / "cup.pb"
+    assert _write_at_once(path, (".new", ".stored")) == [0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == ["cup.pb"]
