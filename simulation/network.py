@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from typing import Any
 
 from replica.p2p import gossip
 from replica.p2p.gossip import Evidence
@@ -22,6 +23,7 @@ from simulation.scheduler import MS, Scheduler
 RETRY_NS = 250 * MS
 LOSSES_MAX = 6
 DECODED_MAX = 4096
+KNOWN_MAX = 20_000
 
 Deliver = Callable[[int, int, Artifact], None]
 """(source, target, artifact)"""
@@ -46,6 +48,8 @@ class Network:
         self._decoded: dict[bytes, Artifact] = {}
         """What was decoded lately: the same bytes come to many. Artifacts never change."""
         self._key = scheduler.seed.to_bytes(8, "big")
+        self._links: dict[tuple[int, int], Any] = {}
+        """The beginning of what is drawn for each link."""
         self._span_ns = max(1, (plan.delay_ms_max - plan.delay_ms_min) * MS)
 
     # -- faults
@@ -87,34 +91,47 @@ class Network:
             self.broadcast(source, artifact)
 
     def _pass_on_late(self, source: int, artifact: Artifact) -> None:
-        raw = artifacts.encode(artifact)
         for target in self.targets(source):
             shown = self._evidence.get((source, target))
             if shown is None or not shown.covers(artifact):
-                self._offer(source, target, raw)
+                self.send(source, target, artifact)
 
     def broadcast(self, source: int, artifact: Artifact) -> None:
-        raw = artifacts.encode(artifact)
         for target in self.targets(source):
-            self._offer(source, target, raw)
+            self.send(source, target, artifact)
 
     def targets(self, source: int) -> Iterable[int]:
         """Return whom a node sends to: everybody else."""
         return [target for target in range(self.size) if target != source]
 
     def send(self, source: int, target: int, artifact: Artifact) -> None:
-        self._offer(source, target, artifacts.encode(artifact))
+        """Send what the target is not known to hold.
 
-    def _offer(self, source: int, target: int, raw: bytes) -> None:
-        known = self._known.setdefault((source, target), set())
-        if raw not in known:
-            known.add(raw)
+        What is late already, or for a node that is down, would be dropped unread when it arrives
+        (a node that comes up is offered everything again): it need not travel.
+        """
+        raw = artifacts.encode(artifact)
+        known = self._known_to(source, target)
+        if raw in known:
+            return
+        known.add(raw)
+        if self.is_late(target, type(artifact), artifact.height):
+            self._known_to(target, source).add(raw)
+        else:
             self._transmit(source, target, raw)
+
+    def _known_to(self, node: int, peer: int) -> set[bytes]:
+        """Return what a node need not send to a peer: it did before, or had it from there."""
+        found = self._known.get((node, peer))
+        if found is None:
+            found = self._known[node, peer] = set()
+        elif len(found) > KNOWN_MAX:
+            found.clear()
+        return found
 
     def _transmit(self, source: int, target: int, raw: bytes) -> None:
         plan, scheduler = self.plan, self.scheduler
-        link = bytes((source & 255, target & 255))
-        dice = blake2b(raw, digest_size=24, key=self._key, person=link).digest()
+        dice = self._dice(source, target, raw)
         delay = plan.delay_ms_min * MS + int.from_bytes(dice[:6], "big") * self._span_ns // 2**48
         if plan.loss:
             limit, attempt = plan.loss * 65536, 0
@@ -136,14 +153,22 @@ class Network:
             scheduler.at(scheduler.now + 2 * delay, self._arrive, source, target, raw)
         scheduler.at(scheduler.now + delay, self._arrive, source, target, raw)
 
+    def _dice(self, source: int, target: int, raw: bytes) -> bytes:
+        """Draw 24 bytes for these bytes on this link."""
+        link = self._links.get((source, target))
+        if link is None:
+            person = bytes((source & 255, target & 255))
+            link = blake2b(digest_size=24, key=self._key, person=person)
+            self._links[source, target] = link
+        drawn = link.copy()
+        drawn.update(raw)
+        return drawn.digest()
+
     def _arrive(self, source: int, target: int, raw: bytes) -> None:
         if not self.reachable(source, target):
             self._held.append((source, target, raw))
             return
-        back = self._known.setdefault((target, source), set())
-        if len(back) > 20_000:
-            back.clear()
-        back.add(raw)
+        self._known_to(target, source).add(raw)
         artifact = self._decoded.get(raw)
         if artifact is None:
             try:
@@ -156,8 +181,8 @@ class Network:
             self._decoded[raw] = artifact
         if self.is_late(target, type(artifact), artifact.height):
             return
-        pair = (target, source)
-        if pair not in self._evidence:
-            self._evidence[pair] = Evidence()
-        self._evidence[pair].note(artifact)
+        shown = self._evidence.get((target, source))
+        if shown is None:
+            shown = self._evidence[target, source] = Evidence()
+        shown.note(artifact)
         self.deliver(source, target, artifact)

@@ -41,15 +41,14 @@ class Scheduler:
 
     def run(self, until: Callable[[], bool], limit_ns: int) -> bool:
         """Run events until a condition holds; False when virtual time runs out first."""
-        end, queue = self.now + limit_ns, self._queue
-        while queue:
-            if queue[0][0] > end:
-                break
-            time, _, action, arguments = heapq.heappop(queue)
-            self.now = max(self.now, time)
+        end, queue, pop = self.now + limit_ns, self._queue, heapq.heappop
+        while queue and queue[0][0] <= end:
+            time, _, action, arguments = pop(queue)
+            if time > self.now:
+                self.now = time
             self.events += 1
             action(*arguments)
-            if self.events % 32 == 0 and until():
+            if not self.events % 32 and until():
                 return True
         self.now = max(self.now, end) if not until() else self.now
         return until()
