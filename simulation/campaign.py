@@ -72,6 +72,7 @@ RARE_IN_SYSTEM = (
     "bit rot",
     "old registry",
     "full disk",
+    "slow disk",
     "skew",
     "losses",
     "duplicates",

@@ -46,11 +46,13 @@ class Fault:
     skew: their clocks are set; stall clock: their clocks stand until `heal`.
     members: the registry names these as the subnet's members from now on.
     Of whole swarms only: orchestrator crash; power cut: the machine goes dark at one of its next
-    syncs, and loses what was not synced; full disk, space again; bit rot: of the newest checkpoint;
-    old registry: it comes back with a backup."""
+    syncs, and loses what was not synced; full disk, space again; slow disk: from now on its replica
+    waits for each sync; bit rot: of the newest checkpoint; old registry: it comes back with a
+    backup."""
     nodes: tuple[int, ...] = ()
     amount: int = 0
-    """skew: by how many nanoseconds; power cut: after how many more syncs."""
+    """skew: by how many nanoseconds; power cut: after how many more syncs; slow disk: nanoseconds
+    for each."""
 
 
 @dataclass(frozen=True)

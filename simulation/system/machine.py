@@ -96,6 +96,9 @@ class Machine:
         self.disk = Disk(folder, lambda *key: draw(system.seed, "disk", index, system.now, *key))
         self.syncs_left: int | None = None
         """So many more syncs, and the power is cut; None: it isn't."""
+        self.sync_ns = 0
+        """How long the replica has to wait for a sync, on a slow disk."""
+        self.syncs = 0
         self._remains: Tree | None = None
         self.has_lost_power = False
         """Since somebody was at the machine."""
@@ -132,6 +135,7 @@ class Machine:
         """Cut the power, if it is time. Raises: PowerLost; OSError while the disk is full."""
         if self.full_disk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.syncs += 1
         if self.syncs_left is not None:
             self.syncs_left -= 1
             if self.syncs_left < 0:
@@ -251,6 +255,8 @@ class ReplicaProcess(Process):
         self.real: replicas.Replica | None = None
         self.peers: tuple[NodeId, ...] = ()
         self._wake_at = -1
+        self._busy_until = 0
+        """It waits for its disk till then."""
         self.spawn(self._run)
 
     def is_up(self) -> bool:
@@ -332,7 +338,10 @@ class ReplicaProcess(Process):
             self._wake_at = -1
         if machine.paused:
             return
-        size = real.journal._file.tell()
+        if self.system.now < self._busy_until:
+            self._wake_in(self._busy_until - self.system.now)
+            return
+        size, syncs = real.journal._file.tell(), machine.syncs
         try:
             for effect in real.step():
                 self.system.seen(self, effect)
@@ -346,6 +355,7 @@ class ReplicaProcess(Process):
             return
         except PowerLost:
             return
+        self._busy_until = self.system.now + (machine.syncs - syncs) * machine.sync_ns
         self.system.look(self)
         self._wake_in(real.driver.wake_ns(self.system.now) - self.system.now)
 

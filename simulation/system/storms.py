@@ -16,6 +16,7 @@ BEGIN_NS, END_NS = 12 * SECOND, 60 * SECOND
 FAULTS_MAX = 7
 SYNCS_MAX = 25
 """So many more times at most may a machine sync a file before its power is cut."""
+SYNC_NS_MAX = 300 * MS
 REAL_BLS = 0.2
 """In so many storms, threshold signatures are of the curve and not of `open_groups`."""
 AT_THE_LIMIT = ("node-catch-up", "membership-change")
@@ -65,8 +66,11 @@ def _fault(seed: int, i: int, begin: int, nns: int, machines: int) -> list[Fault
         return [Fault(begin, "power cut", (target,), int(draw(seed, "syncs", i) * SYNCS_MAX))]
     if dice < 0.45:
         return [Fault(begin, "orchestrator crash", (target,))]
-    if dice < 0.55:
+    if dice < 0.50:
         return [Fault(begin, "pause", (target,)), Fault(end, "resume", (target,))]
+    if dice < 0.55:
+        slow = int(draw(seed, "sync", i) * SYNC_NS_MAX)
+        return [Fault(begin, "slow disk", (target,), slow), Fault(end, "slow disk", (target,), 0)]
     if dice < 0.70:
         return [Fault(begin, "partition", (target,)), Fault(end, "heal")]
     if dice < 0.76:

@@ -192,6 +192,9 @@ class System(Scheduler):
             case "full disk" | "space again":
                 for machine in machines:
                     machine.full_disk = fault.kind == "full disk"
+            case "slow disk":
+                for machine in machines:
+                    machine.sync_ns = fault.amount
             case "old registry":
                 for machine in machines:
                     self._roll_back_registry(machine)
