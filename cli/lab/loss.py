@@ -7,6 +7,7 @@ and issues the subnet's delegation anew; what was certified is kept by those who
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
 from cli import nns_client as nns
 from cli.lab.divergence import PLAN, halted, plan_recovery, wait_for_stall
@@ -17,7 +18,7 @@ from cli.lab.drill import (
     signed_cup_height,
     signs_above,
 )
-from cli.lab.layout import NodeEntry
+from cli.lab.layout import NodeEntry, SubnetEntry
 from cli.recovery import detect
 from replica.client.local_registry import threshold_key
 from replica.protocol import certificate
@@ -34,17 +35,7 @@ def subnet_loss(drill: Drill) -> Outcome:
         drill.wait_for("a first signed CUP", lambda: signed_cup_height(drill) > 0, 60)
         key = drill.refresh().subnet_public_key(app.id)
         notes.append(f"{len(swarm.nodes)} nodes; {describe_settings(drill)}")
-    with phases.phase("fault") as notes:
-        for node in lost:
-            burn(drill, node)
-        fault_at = drill.now_s()
-        before = drill.certified_height(app)
-        notes.append(f"{' and '.join(n.name for n in lost)} are gone, disks and keys")
-    with phases.phase("detect") as notes:
-        diagnosis = wait_for_stall(drill, app, (detect.NO_QUORUM,))
-        notes.append(f"{diagnosis.cause}: {diagnosis.text}")
-        if diagnosis.cause != detect.NO_QUORUM:
-            raise NotVerified(f"the cause is {diagnosis.cause}, not NO_QUORUM")
+    fault_at, before = burn_down(drill, app, lost)
     with phases.phase("halt") as notes:
         payload = {"subnet_id": app.id, "operational_level": 2}
         drill.adopt("Halt the stalled subnet", nns.SET_OPERATIONAL_LEVEL, payload, voter)
@@ -91,6 +82,25 @@ def subnet_loss(drill: Drill) -> Outcome:
         before=before,
         after=drill.certified_height(app),
     )
+
+
+def burn_down(drill: Drill, subnet: SubnetEntry, lost: Sequence[NodeEntry]) -> tuple[float, int]:
+    """Lose nodes for good, and see why their subnet stands still.
+
+    Returns when that was, and the height that was certified before.
+    """
+    with drill.phases.phase("fault") as notes:
+        for node in lost:
+            burn(drill, node)
+        fault_at = drill.now_s()
+        before = drill.certified_height(subnet)
+        notes.append(f"{' and '.join(n.name for n in lost)} are gone, disks and keys")
+    with drill.phases.phase("detect") as notes:
+        found = wait_for_stall(drill, subnet, (detect.NO_QUORUM,))
+        notes.append(f"{found.cause}: {found.text}")
+        if found.cause != detect.NO_QUORUM:
+            raise NotVerified(f"the cause is {found.cause}, not NO_QUORUM")
+    return fault_at, before
 
 
 def burn(drill: Drill, node: NodeEntry) -> None:

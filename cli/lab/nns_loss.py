@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from cli.lab.divergence import wait_for_stall
 from cli.lab.drill import Drill, Outcome, describe_settings, signs_above
-from cli.lab.loss import burn
+from cli.lab.loss import burn_down
 from cli.lab.nns_stall import govern_again, halt, halted, memory, sign
-from cli.recovery import detect
 from cli.recovery import nns as recovery
 from replica.client import succession
 from replica.protocol.errors import NotVerified, ReprisError
@@ -27,18 +25,8 @@ def nns_loss(drill: Drill) -> Outcome:
         drill.up()
         notes.append(f"{len(swarm.nodes)} nodes; {describe_settings(drill)}")
     voter = drill.council()
-    with phases.phase("fault") as notes:
-        remembered, version = memory(drill), drill.refresh().version
-        for node in lost:
-            burn(drill, node)
-        fault_at = drill.now_s()
-        before = drill.certified_height(subnet)
-        notes.append(f"{' and '.join(n.name for n in lost)} are gone, disks and keys")
-    with phases.phase("detect") as notes:
-        found = wait_for_stall(drill, subnet, (detect.NO_QUORUM,))
-        notes.append(f"{found.cause}: {found.text}")
-        if found.cause != detect.NO_QUORUM:
-            raise NotVerified(f"the cause is {found.cause}, not NO_QUORUM")
+    remembered, version = memory(drill), drill.refresh().version
+    fault_at, before = burn_down(drill, subnet, lost)
     with phases.phase("halt") as notes:
         for node in survivors:
             key = swarm.identity(f"operator-{node.name}")
