@@ -69,9 +69,12 @@ class HashChain:
         """Return the state after a batch; a fault may make it another."""
         return state
 
-    def restart(self) -> None:
-        """Fall back to the newest checkpoint, as a process does that stopped."""
-        height = max(self.checkpoints, default=0)
+    def restart(self, package_height: int) -> None:
+        """Fall back to a checkpoint that a catch-up package vouches for, as a process that stopped.
+
+        A newer one may not be certified yet: what follows the package is executed again.
+        """
+        height = max([h for h in self.checkpoints if h <= package_height], default=0)
         self.load(height, self.checkpoints.get(height, self.states[0]))
 
     def load(self, height: int, state: bytes) -> None:
@@ -125,9 +128,7 @@ class DivergingChain(HashChain):
                 if self.checkpoint_root_at(height) == package.state_hash:
                     self.checkpoints[package.height] = self.checkpoints[height]
                     break
-        allowed = [h for h in self.checkpoints if h <= package.height]
-        height = max(allowed, default=0)
-        self.load(height, self.checkpoints.get(height, self.states[0]))
+        self.restart(package.height)
 
 
 class Requests:

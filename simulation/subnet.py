@@ -236,7 +236,7 @@ class World(Scheduler):
         self.wake(node, self.now)
 
     def open_state(self, node: Node) -> None:
-        node.state.restart()
+        node.state.restart(node.package.height)
 
     def registry_of(self, node: Node) -> VersionedRecords:
         return self.nns

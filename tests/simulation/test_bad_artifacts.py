@@ -41,7 +41,7 @@ def fresh(world: World, index: int = 0) -> d.Driver:
     """A driver that begins at the last CUP, with an empty pool."""
     node = world.nodes[index]
     assert node.driver is not None
-    node.state.restart()
+    node.state.restart(node.package.height)
     return d.Driver(node.driver.context, node.package, world.now)
 
 
