@@ -53,9 +53,12 @@ def sign(reader: Reader) -> list[Mutation]:
     for h in state.uncertified_heights():
         if h <= reader.chain.cup.height or reader.pool.validated.has(Certification, h):
             continue
-        secret = reader.share_of(reader.high(h))
+        high = reader.high(h)
         mine = reader.pool.validated.at(CertificationShare, h)
-        if secret is None or any(s.signer == reader.node for s in mine):
+        if any(s.signer == reader.node for s in mine):
+            continue
+        secret = reader.share_of(high)
+        if secret is None:
             continue
         found = state.certified_root_at(h)
         if found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from replica.protocol.crypto.scheme import faults_max, threshold_high
@@ -48,12 +49,12 @@ class SubnetView:
     cup_version: RegistryVersion = RegistryVersion(0)
     """Version that wrote the registry's CUP of this subnet: the epoch that it opens."""
 
-    @property
+    @cached_property
     def quorum(self) -> int:
         """n - f."""
         return threshold_high(len(self.members))
 
-    @property
+    @cached_property
     def faults_max(self) -> int:
         return faults_max(len(self.members))
 

@@ -173,4 +173,9 @@ def content_at(reader: Reader, height: int) -> bytes | None:
         return None
     if not isinstance(entry.payload, artifacts.Summary):
         return None
-    return cup.content(entry.block, entry.payload, beacon, root)
+    key = (entry.hash, artifacts.beacon_hash(beacon), root)
+    found = chain.cup_contents.get(key)
+    if found is None:
+        found = cup.content(entry.block, entry.payload, beacon, root)
+        chain.cup_contents[key] = found
+    return found

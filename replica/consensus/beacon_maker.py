@@ -17,9 +17,11 @@ def make_beacon(reader: Reader) -> list[Mutation]:
         return []
     following = Height(height + 1)
     transcript = reader.low(following)
-    secret = reader.share_of(transcript)
     shares = reader.pool.validated.at(BeaconShare, following)
-    if secret is None or any(s.signer == reader.node for s in shares):
+    if any(s.signer == reader.node for s in shares):
+        return []
+    secret = reader.share_of(transcript)
+    if secret is None:
         return []
     parent = artifacts.beacon_hash(chain.beacons[height])
     epoch = chain.cup.epoch
@@ -39,9 +41,12 @@ def make_tape(reader: Reader) -> list[Mutation]:
         height = Height(h)
         if h in chain.tapes:
             continue
-        secret = reader.share_of(reader.low(height))
+        low = reader.low(height)
         shares = reader.pool.validated.at(TapeShare, height)
-        if secret is None or any(s.signer == reader.node for s in shares):
+        if any(s.signer == reader.node for s in shares):
+            continue
+        secret = reader.share_of(low)
+        if secret is None:
             continue
         message = artifacts.tape_message(reader.subnet, epoch, height)
         signature = reader.context.scheme.sign_threshold(secret, message)

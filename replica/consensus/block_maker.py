@@ -22,13 +22,17 @@ def make(reader: Reader) -> list[Mutation]:
     if any(p.maker == reader.node for p in proposals):
         return []
     ranks = reader.ranks(height)
+    if ranks is None or reader.node not in ranks:
+        return []
     parents = chain.notarized_at(chain.notarized_height)
-    if ranks is None or reader.node not in ranks or not parents:
+    if not parents:
         return []
     rank = Rank(ranks.index(reader.node))
-    out = disqualified(reader, height)  # an equivocator's block must not silence the next rank
-    if any(p.block.rank < rank and bytes(p.maker) not in out for p in proposals):
-        return []
+    better = [p for p in proposals if p.block.rank < rank]
+    if better:  # an equivocator's block must not silence the next rank
+        out = disqualified(reader, height)
+        if any(bytes(p.maker) not in out for p in better):
+            return []
     start = reader.round_start_ns(height)
     if start is None or not reader.is_due(start + reader.maker_delay_ns(rank, height)):
         return []

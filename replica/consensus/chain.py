@@ -65,6 +65,8 @@ class Chain:
         """Whether this node's share is right, by a dealing's digest."""
         self.shares_good: tuple[DkgMessage, ...] = ()
         """Key generation of a block in which this node has nothing to complain of."""
+        self.cup_contents: dict[tuple[bytes, bytes, bytes], bytes] = {}
+        """What is signed as a CUP, by the hashes of block and beacon and the checkpoint's root."""
         self.purged_at: tuple[int, ...] = ()
         """How far everything was when the purger last found nothing to do."""
         self._in_force: dict[int, Summary] = {}
@@ -206,6 +208,7 @@ class Chain:
         self.outcomes.clear()
         self.configs.clear()
         self.shares_checked.clear()
+        self.cup_contents.clear()
         self.summaries_seen += 1
 
     def _find_summary(self, height: int) -> Summary:

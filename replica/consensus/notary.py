@@ -19,9 +19,9 @@ def make(reader: Reader) -> list[Mutation]:
         return []
     chain = reader.chain
     height = chain.notarized_height + 1
-    start = reader.round_start_ns(height)
     proposals = reader.proposals_at(height)
-    if start is None or not proposals:
+    start = reader.round_start_ns(height) if proposals else None
+    if start is None:
         return []
     if reader.node not in reader.settings_at(height).members:
         return []

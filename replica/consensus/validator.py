@@ -6,6 +6,7 @@ parent, a beacon, a registry version, the right time) leaves it waiting in the u
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from replica.consensus import dkg
@@ -49,9 +50,14 @@ def _invalid(artifact: Artifact, reason: str) -> HandleInvalid:
     return HandleInvalid(artifact, reason)
 
 
-def _waiting(reader: Reader, kind: type[Any], heights: range) -> list[Any]:
+def _waiting(reader: Reader, kind: type[Any], heights: Callable[[Reader], range]) -> list[Any]:
+    """Return what peers sent of a kind, at heights that are asked for when there is anything."""
     unvalidated = reader.pool.unvalidated
-    return [a for h in unvalidated.heights(kind) if h in heights for a in unvalidated.at(kind, h)]
+    found = unvalidated.heights(kind)
+    if not found:
+        return []
+    wanted = heights(reader)
+    return [a for h in found if h in wanted for a in unvalidated.at(kind, h)]
 
 
 # --- beacons and tapes ------------------------------------------------------------------------
@@ -76,12 +82,16 @@ def beacons(reader: Reader) -> Verdicts:
     return []
 
 
-def tapes(reader: Reader) -> Verdicts:
+def _not_executed(reader: Reader) -> range:
     chain = reader.chain
     first = max(reader.context.state.latest_height, chain.cup.height) + 1
-    heights = range(first, chain.finalized_height + 2)
+    return range(first, chain.finalized_height + 2)
+
+
+def tapes(reader: Reader) -> Verdicts:
+    chain = reader.chain
     out: Verdicts = []
-    for tape in _waiting(reader, Tape, heights):
+    for tape in _waiting(reader, Tape, _not_executed):
         message = artifacts.tape_message(reader.subnet, chain.cup.epoch, tape.height)
         key = reader.low(tape.height).public_key
         if tape.height in chain.tapes:
@@ -132,7 +142,7 @@ def _above_finalized(reader: Reader) -> range:
 def notarizations(reader: Reader) -> Verdicts:
     chain = reader.chain
     out: Verdicts = []
-    for artifact in _waiting(reader, Notarization, _above_finalized(reader)):
+    for artifact in _waiting(reader, Notarization, _above_finalized):
         if chain.is_notarized(artifact.height, artifact.block):
             out.append(RemoveUnvalidated(artifact))
         elif artifact.block in chain.blocks:
@@ -146,7 +156,7 @@ def notarizations(reader: Reader) -> Verdicts:
 def finalizations(reader: Reader) -> Verdicts:
     chain = reader.chain
     out: Verdicts = []
-    for artifact in _waiting(reader, Finalization, _above_finalized(reader)):
+    for artifact in _waiting(reader, Finalization, _above_finalized):
         if chain.is_notarized(artifact.height, artifact.block) and artifact.block in chain.blocks:
             fault = _multi_signature_fault(
                 reader, artifact, _finalization_message(reader, artifact)
@@ -160,7 +170,7 @@ def finalizations(reader: Reader) -> Verdicts:
 
 def blocks(reader: Reader) -> Verdicts:
     out: Verdicts = []
-    for proposal in _waiting(reader, BlockProposal, _above_finalized(reader)):
+    for proposal in _waiting(reader, BlockProposal, _above_finalized):
         verdict = _block(reader, proposal)
         if verdict is not None:
             out.append(verdict)
@@ -314,7 +324,7 @@ def _equivocation(
 
 def equivocation_proofs(reader: Reader) -> Verdicts:
     out: Verdicts = []
-    for proof in _waiting(reader, EquivocationProof, _above_finalized(reader)):
+    for proof in _waiting(reader, EquivocationProof, _above_finalized):
         known = reader.pool.validated.at(EquivocationProof, proof.height)
         if any(p.maker == proof.maker for p in known):
             out.append(RemoveUnvalidated(proof))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeVar, dataclass_transform
 
 from replica.protocol import canonical, cbor
@@ -85,11 +85,11 @@ class Summary:
     results: tuple[KeyResult, ...] = ()
     """What came of the requests of the interval before; execution hands them to who asked."""
 
-    @property
+    @cached_property
     def next_start(self) -> Height:
         return Height(self.height + self.interval_length + 1)
 
-    @property
+    @cached_property
     def known_until(self) -> Height:
         """The last height whose members and keys follow from this summary."""
         return Height(self.next_start + self.next_interval_length)

@@ -64,11 +64,11 @@ class CatchUpPackage:
         """Root of the checkpoint's manifest, 32 bytes; empty at genesis."""
         return self._message.state_hash
 
-    @property
+    @cached_property
     def height(self) -> Height:
         return self.block.height
 
-    @property
+    @cached_property
     def epoch(self) -> Epoch:
         return self.block.epoch
 
