@@ -54,8 +54,7 @@ def sign(reader: Reader) -> list[Mutation]:
         if h <= reader.chain.cup.height or reader.pool.validated.has(Certification, h):
             continue
         high = reader.high(h)
-        mine = reader.pool.validated.at(CertificationShare, h)
-        if any(s.signer == reader.node for s in mine):
+        if reader.has_signed(CertificationShare, h):
             continue
         secret = reader.share_of(high)
         if secret is None:

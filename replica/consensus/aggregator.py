@@ -61,9 +61,8 @@ def beacons(reader: Reader) -> list[Mutation]:
 
 def tapes(reader: Reader) -> list[Mutation]:
     chain, epoch = reader.chain, reader.chain.cup.epoch
-    first = max(reader.context.state.latest_height, chain.cup.height) + 1
     out: list[Mutation] = []
-    for h in range(first, chain.finalized_height + 2):
+    for h in reader.tape_heights:
         height = Height(h)
         count = 0 if h in chain.tapes else reader.pool.count_at(TapeShare, h)
         if not count or count < reader.low(height).threshold:

@@ -17,8 +17,7 @@ def make_beacon(reader: Reader) -> list[Mutation]:
         return []
     following = Height(height + 1)
     transcript = reader.low(following)
-    shares = reader.pool.validated.at(BeaconShare, following)
-    if any(s.signer == reader.node for s in shares):
+    if reader.has_signed(BeaconShare, following):
         return []
     secret = reader.share_of(transcript)
     if secret is None:
@@ -35,15 +34,13 @@ def make_tape(reader: Reader) -> list[Mutation]:
     if reader.status is Status.HALTED:
         return []
     chain, epoch = reader.chain, reader.chain.cup.epoch
-    first = max(reader.context.state.latest_height, chain.cup.height) + 1
     out: list[Mutation] = []
-    for h in range(first, chain.finalized_height + 2):
+    for h in reader.tape_heights:
         height = Height(h)
         if h in chain.tapes:
             continue
         low = reader.low(height)
-        shares = reader.pool.validated.at(TapeShare, height)
-        if any(s.signer == reader.node for s in shares):
+        if reader.has_signed(TapeShare, height):
             continue
         secret = reader.share_of(low)
         if secret is None:

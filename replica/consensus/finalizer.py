@@ -28,7 +28,7 @@ def _share(reader: Reader, height: int) -> FinalizationShare | None:
     if reader.node not in reader.settings_at(height).members:
         return None
     hash_ = notarized[0]
-    if any(s.signer == reader.node for s in validated.at(FinalizationShare, height)):
+    if reader.has_signed(FinalizationShare, height):
         return None
     mine = [s for s in validated.at(NotarizationShare, height) if s.signer == reader.node]
     if any(s.block != hash_ for s in mine):

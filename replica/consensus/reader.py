@@ -9,7 +9,7 @@ import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from replica.client.subnet_view import RegistryView, SubnetView
 from replica.consensus.chain import Chain
@@ -184,6 +184,10 @@ class Reader:
         given = keys.shares.get(transcript.share_keys[index])
         return given or self.context.dkg.share_of(transcript, self.node, keys.dealing)
 
+    def has_signed(self, kind: type[Any], height: int) -> bool:
+        """Return whether this node's share of a kind and height is in the pool."""
+        return any(s.signer == self.node for s in self.pool.validated.at(kind, height))
+
     @property
     def is_barred(self) -> bool:
         """Whether nothing at all may be signed: halted by the registry, recovered, or promised."""
@@ -264,6 +268,13 @@ class Reader:
         return delay
 
     # -- blocks
+
+    @property
+    def tape_heights(self) -> range:
+        """What is not executed yet, up to one above the finalized tip: there tapes are needed."""
+        chain = self.chain
+        first = max(self.context.state.latest_height, chain.cup.height) + 1
+        return range(first, chain.finalized_height + 2)
 
     def payloads_since(self, parent: bytes, certified_height: int) -> list[Payload]:
         """Return the payloads of the parent and its ancestors above a certified height."""

@@ -82,16 +82,10 @@ def beacons(reader: Reader) -> Verdicts:
     return []
 
 
-def _not_executed(reader: Reader) -> range:
-    chain = reader.chain
-    first = max(reader.context.state.latest_height, chain.cup.height) + 1
-    return range(first, chain.finalized_height + 2)
-
-
 def tapes(reader: Reader) -> Verdicts:
     chain = reader.chain
     out: Verdicts = []
-    for tape in _waiting(reader, Tape, _not_executed):
+    for tape in _waiting(reader, Tape, lambda r: r.tape_heights):
         message = artifacts.tape_message(reader.subnet, chain.cup.epoch, tape.height)
         key = reader.low(tape.height).public_key
         if tape.height in chain.tapes:
