@@ -5,12 +5,12 @@ Also gives shares from peers their verdict: see `shares`, which checks them all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from replica.consensus.pool import AddValidated, HandleInvalid, Mutation
 from replica.consensus.reader import Reader
-from replica.consensus.shares import Combined, MemberCommittee, ThresholdCommittee, gather
+from replica.consensus.shares import MemberCommittee, ThresholdCommittee, gather
 from replica.protocol import artifacts, cup
 from replica.protocol.artifacts import (
     Beacon,
@@ -25,7 +25,7 @@ from replica.protocol.artifacts import (
     TapeShare,
 )
 from replica.protocol.crypto.scheme import Transcript
-from replica.protocol.ids import Height
+from replica.protocol.ids import Epoch, Height, SubnetId
 
 
 def threshold(reader: Reader, transcript: Transcript) -> ThresholdCommittee:
@@ -83,47 +83,50 @@ def _contents(reader: Reader, kind: type[Any], height: int) -> list[bytes]:
     return list(dict.fromkeys(s.block for s in both))
 
 
-def _signed_block(
-    reader: Reader, kind: type[Any], height: int, block: bytes, message: bytes
-) -> tuple[list[Mutation], Combined | None]:
-    committee = MemberCommittee(reader.context.scheme, reader.settings_at(height))
-    return gather(reader, kind, height, committee, message, lambda s: s.block == block)
-
-
 def notarizations(reader: Reader) -> list[Mutation]:
-    chain, epoch = reader.chain, reader.chain.cup.epoch
-    height = Height(chain.notarized_height + 1)
-    out: list[Mutation] = []
-    if reader.pool.count_at(NotarizationShare, height) < reader.settings_at(height).quorum:
-        return out
-    for block in _contents(reader, NotarizationShare, height):
-        if block not in chain.blocks or chain.is_notarized(height, block):
-            continue
-        message = artifacts.notarization_message(reader.subnet, epoch, height, block)
-        verdicts, found = _signed_block(reader, NotarizationShare, height, block, message)
-        out += verdicts
-        if found:
-            full = Notarization(epoch, height, block, found.signers, found.signature)
-            out.append(AddValidated(full))
-    return out
+    heights = (reader.chain.notarized_height + 1,)
+    message = artifacts.notarization_message
+    return _agreed(reader, NotarizationShare, Notarization, message, heights, notarized=False)
 
 
 def finalizations(reader: Reader) -> list[Mutation]:
+    heights = range(reader.chain.finalized_height + 1, reader.chain.notarized_height + 1)
+    message = artifacts.finalization_message
+    return _agreed(reader, FinalizationShare, Finalization, message, heights, notarized=True)
+
+
+def _agreed(
+    reader: Reader,
+    share: type[NotarizationShare | FinalizationShare],
+    full: type[Notarization | Finalization],
+    message_of: Callable[[SubnetId, Epoch, Height, bytes], bytes],
+    heights: Iterable[int],
+    *,
+    notarized: bool,
+) -> list[Mutation]:
+    """Combine the shares of members on blocks that are notarized already, or not yet."""
     chain, epoch = reader.chain, reader.chain.cup.epoch
     out: list[Mutation] = []
-    for h in range(chain.finalized_height + 1, chain.notarized_height + 1):
-        height = Height(h)
-        if reader.pool.count_at(FinalizationShare, h) < reader.settings_at(h).quorum:
+    for h in heights:
+        height, settings = Height(h), reader.settings_at(h)
+        if reader.pool.count_at(share, h) < settings.quorum:
             continue
-        for block in _contents(reader, FinalizationShare, height):
-            if block not in chain.blocks or not chain.is_notarized(height, block):
+        committee = MemberCommittee(reader.context.scheme, settings)
+        for block in _contents(reader, share, height):
+            if block not in chain.blocks or chain.is_notarized(height, block) is not notarized:
                 continue
-            message = artifacts.finalization_message(reader.subnet, epoch, height, block)
-            verdicts, found = _signed_block(reader, FinalizationShare, height, block, message)
+            message = message_of(reader.subnet, epoch, height, block)
+            verdicts, found = gather(
+                reader,
+                share,
+                height,
+                committee,
+                message,
+                lambda s, block=block: s.block == block,  # type: ignore[misc]
+            )
             out += verdicts
             if found:
-                full = Finalization(epoch, height, block, found.signers, found.signature)
-                out.append(AddValidated(full))
+                out.append(AddValidated(full(epoch, height, block, found.signers, found.signature)))
     return out
 
 

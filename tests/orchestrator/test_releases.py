@@ -119,6 +119,7 @@ def test_peers_hand_releases_on(site: Site) -> None:
     site.peers = ["http://127.0.0.1:1", f"http://127.0.0.1:{site.port}"]
     site.releases.prepare(["a1"])
     until(lambda: site.releases.has("a1"))
+    assert site.releases.package(digest) == PACKAGES["a1"], "and on to the next"
 
 
 def test_two_releases_are_kept(site: Site) -> None:
