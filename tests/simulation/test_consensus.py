@@ -9,8 +9,9 @@ from collections import Counter
 
 import pytest
 
+from cli.lab.drills import SCENARIOS
 from replica.consensus.reader import GAP_MAX
-from simulation.campaign import RARE, ROUNDS, Result, run_plan, run_seed
+from simulation.campaign import RARE, ROUNDS, SYSTEM, Result, run_plan, run_seed, to_be_met
 from simulation.doubles import DivergingChain
 from simulation.plan import KINDS, Fault, Plan, from_json, random_plan, to_json
 from simulation.scheduler import GENESIS_NS, SECOND
@@ -42,6 +43,12 @@ def test_a_campaign_in_which_a_fault_never_came_up_fails() -> None:
     )
     assert quiet.never_met == ["clog"]
     assert not quiet.passed
+
+
+def test_a_campaign_of_every_drill_has_to_meet_what_one_of_drawn_drills_has_to() -> None:
+    assert set(SCENARIOS) < set(to_be_met((SYSTEM,)))
+    assert to_be_met(tuple(SCENARIOS)) == to_be_met((SYSTEM,))
+    assert to_be_met(("upgrade",)) == ()
 
 
 def test_plans_differ_and_survive_being_written_down() -> None:
