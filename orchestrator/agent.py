@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from orchestrator.key_receiver import KeyReceiver
 from orchestrator.nns_recovery import NnsRecovery
 from orchestrator.registry_replicator import RegistryReplicator
 from orchestrator.releases import Releases
+from orchestrator.replays import Promises, Replays
 from orchestrator.replica_process import ReplicaProcess
 from orchestrator.trust import Trust
 from replica.client.agent import Agent, World
@@ -87,7 +87,9 @@ class Orchestrator:
         self.process = surroundings.process
         self.frozen = ""
         """Why this orchestrator acts no more; empty: it does."""
-        self.lock = threading.Lock()
+        world = surroundings.world
+        self.lock = world.lock()
+        self.replays, self.promises = Replays(settings, world), Promises(settings, world)
         self.checks = 0
         self.last_report = ""
         self._open(settings)
@@ -106,7 +108,7 @@ class Orchestrator:
         )
         self.key_maker = KeyMaker(settings, self.records)
         self.cups = CupProvider(settings, self.records, self._agent(1.5))
-        self.attestor = Attestor(settings, self._agent(3.0))
+        self.attestor = Attestor(settings, self._agent(3.0), self.replays, self.promises)
         self.releases = Releases(
             settings, self.records, self._peer_orchestrators, self.log, surroundings.world
         )
@@ -116,9 +118,10 @@ class Orchestrator:
             self.records,
             self.cups,
             self.releases,
+            self.replays,
+            self.promises,
             lambda reason: self._act(StopReplica(reason)),
             self.log,
-            surroundings.world,
             self.trust.follow,
         )
 
@@ -240,7 +243,7 @@ class Orchestrator:
             former = self.cups.local()
             if former is not None and former.subnet != package.subnet:
                 self._act(StopReplica("the node moves to another subnet"))
-                self.settings.clear_state()
+                self.replays.clear_state()
             self.cups.store(package)
         elif isinstance(action, StopReplica):
             self.log(f"stops the replica: {action.reason}")

@@ -6,19 +6,16 @@ acted on once n - f nodes' operators have signed. Every step can be repeated aft
 
 from __future__ import annotations
 
-import shutil
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.attestation import keep_checkpoint
 from orchestrator.cup_provider import CupProvider
 from orchestrator.releases import Releases
+from orchestrator.replays import Promises, Replays
 from replica.client import nns_recovery as judging
-from replica.client import release
-from replica.client.agent import Agent, Task, World
+from replica.client.agent import Agent, Task
 from replica.client.local_registry import LocalRegistry
 from replica.client.nns_recovery import Verdict
 from replica.protocol import ballot as ballots
@@ -43,19 +40,21 @@ class NnsRecovery:
         records: LocalRegistry,
         cups: CupProvider,
         releases: Releases,
+        replays: Replays,
+        promises: Promises,
         stop_replica: Callable[[str], None],
         log: Callable[[str], None],
-        world: World,
         follow_root_key: Callable[[Bundle], None],
     ) -> None:
         """`follow_root_key`: has this node trust the root key that a recovery brings."""
         self.follow_root_key = follow_root_key
         self.settings, self.records, self.cups = settings, records, cups
-        self.world = world
+        self.replays, self.promises = replays, promises
+        self.world = world = replays.world
         self.releases, self.stop_replica, self.log = releases, stop_replica, log
         self.staged_path = settings.folder / "nns_recovery.staged"
         self.applied_path = settings.folder / "nns_recovery.applied"
-        self._lock = threading.Lock()
+        self._lock = world.lock()
         self._staged = self._read(self.staged_path)
         self._applied = self._read(self.applied_path)
         self._judged: tuple[object, Verdict] | None = None
@@ -108,7 +107,7 @@ class NnsRecovery:
             raise NotAuthorized("the order is for another node or epoch")
         if order.deadline_s < self.world.now_ns() // 10**9:
             raise NotAuthorized("the order is too old")
-        self.settings.promise(status["epoch"], status["registry_version"])
+        self.promises.give(status["epoch"], status["registry_version"])
         self.log(f"halts in epoch {status['epoch']}: ordered by its operator")
         return {"halted_in_epoch": status["epoch"]}
 
@@ -202,29 +201,23 @@ class NnsRecovery:
             if local is None:
                 raise NotFound("this node has no catch-up package")
             before = self.records.view(recovery.subnet, local.registry_version).replica_version
-            result = self.world.replay(
-                self.releases.folder(before),
-                self.settings.folder,
-                recovery.state_height,
-                self.settings.data / "replay",
-                recovery.order,
-            )
-            if result["new_state_hash"] == recovery.new_state_hash.hex():
-                keep_checkpoint(self.settings, Path(result["new_checkpoint"]))
-                self.note = "replayed the recovered state here"
-            else:
-                self.note = "replay gives another state here: it will be fetched from other nodes"
+            folder = self.releases.folder(before)
+            with self.replays.replayed(folder, recovery.state_height, recovery.order) as result:
+                if result["new_state_hash"] == recovery.new_state_hash.hex():
+                    self.replays.keep(Path(result["new_checkpoint"]))
+                    self.note = "replayed the recovered state here"
+                else:
+                    self.note = "replay gives another state here: others have the recovered one"
         except (ReprisError, OSError) as error:
             self.note = f"no replay here ({error}): the state will be fetched from other nodes"
         self.log(self.note)
-        shutil.rmtree(self.settings.data / "replay", ignore_errors=True)
         self._replayed = subject
 
     def _adopt(self, bundle: Bundle, verdict: Verdict) -> None:
         """Restart from the recovery: the old epoch's replica is gone before anything is new."""
         recovery = bundle.recovery
         if bundle.package and recovery.release is not None:
-            release.unpack(bundle.package, self.settings.releases, recovery.release.sha256_hex)
+            self.releases.take(bundle.package, recovery.release.sha256_hex)
         self.stop_replica(f"the NNS is recovered to height {recovery.height}")
         # In this order: a replica of the old epoch that sees the new version signs nothing.
         self.records.append(verdict.records.deltas)

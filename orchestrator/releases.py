@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class Releases:
         self.world = world
         self.root = settings.releases
         self._download_task: Task | None = None
+        self._unpacking = world.lock()
         self._used: list[str] = []
         self.last_error = ""
 
@@ -65,9 +67,15 @@ class Releases:
     def package(self, sha256_hex: str) -> bytes:
         """Return a package that is held here, for a peer. Raises: NotFound."""
         path = self.root / f"{sha256_hex}.zip"
-        if len(sha256_hex) != 64 or not sha256_hex.isalnum() or not path.is_file():
-            raise NotFound(f"no release package {sha256_hex[:64]} here")
-        return path.read_bytes()
+        if len(sha256_hex) == 64 and sha256_hex.isalnum():
+            with suppress(FileNotFoundError):  # also when it is dropped just now
+                return path.read_bytes()
+        raise NotFound(f"no release package {sha256_hex[:64]} here")
+
+    def take(self, package: bytes, sha256_hex: str) -> None:
+        """Verify and unpack a package; see `replica.client.release.unpack`."""
+        with self._unpacking:
+            release.unpack(package, self.root, sha256_hex)
 
     # -- downloading
 
@@ -95,7 +103,7 @@ class Releases:
         urls += [f"{peer}/release/{wanted}" for peer in self.peers()]
         for url in urls:
             try:
-                release.unpack(self._get(url), self.root, wanted)
+                self.take(self._get(url), wanted)
             except (ReprisError, httpx2.HTTPError, OSError) as error:
                 text = f"release {version[:12]} from {url}: {error or type(error).__name__}"
                 if text != self.last_error:

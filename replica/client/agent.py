@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -75,6 +76,10 @@ class World:
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         return thread
+
+    def lock(self) -> AbstractContextManager[object]:
+        """Return what one of them holds at a time, and the others wait for."""
+        return threading.Lock()
 
     def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Do something with each of them at once; return the results in their order."""

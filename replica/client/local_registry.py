@@ -104,9 +104,8 @@ class VersionedRecords:
         return None if value is None else (value, RegistryVersion(versions[position]))
 
     def keys(self, prefix: str = "", version: int | None = None) -> list[str]:
-        return sorted(
-            k for k in self._records if k.startswith(prefix) and self.get(k, version) is not None
-        )
+        known = list(self._records)  # an orchestrator's other threads may add some meanwhile
+        return sorted(k for k in known if k.startswith(prefix) and self.get(k, version) is not None)
 
     # -- records by meaning
 

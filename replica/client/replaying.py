@@ -31,17 +31,20 @@ def run(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(canonical.encode(order))
         command += ["--order", str(path)]
-    done = subprocess.run(
-        command,
-        cwd=release,
-        env={
-            "PATH": os.environ.get("PATH", ""),
-            "PYTHONPATH": str(release),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-        capture_output=True,
-        timeout=REPLAY_S_MAX,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=release,
+            env={
+                "PATH": os.environ.get("PATH", ""),
+                "PYTHONPATH": str(release),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            capture_output=True,
+            timeout=REPLAY_S_MAX,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"replay to {height} took longer than {REPLAY_S_MAX} s") from error
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise Unavailable(f"replay to {height} failed: {' '.join(reason)}")

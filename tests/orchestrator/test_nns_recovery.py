@@ -14,6 +14,7 @@ from nns import genesis
 from orchestrator.cup_provider import CupProvider
 from orchestrator.nns_recovery import NnsRecovery
 from orchestrator.releases import Releases
+from orchestrator.replays import Promises, Replays
 from replica.client import local_registry as keys
 from replica.client.agent import Agent, World
 from replica.client.local_registry import LocalRegistry, VersionedRecords
@@ -209,9 +210,10 @@ class Node:
             self.records,
             self.cups,
             releases,
+            Replays(self.settings, World()),
+            Promises(self.settings, World()),
             self.stops.append,
             self.said.append,
-            World(),
             self.followed.append,
         )
 

@@ -1,0 +1,77 @@
+"""Replays of this node's blocks, and the promises that are made on what they give.
+
+Several may be asked for at once: by two operators, by one who gave up waiting and asks again, by a
+staged recovery of the NNS. They all work in one folder, one after another.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from replica.client.agent import World
+from replica.protocol.errors import Conflict
+from replica.protocol.nns_recovery import Order
+from replica.runtime.durable import rename, sync_folder
+from replica.runtime.settings import NodeSettings
+
+
+class Replays:
+    def __init__(self, settings: NodeSettings, world: World) -> None:
+        self.settings, self.world = settings, world
+        self._lock = world.lock()
+
+    @contextmanager
+    def replayed(
+        self, release: Path, height: int, order: Order | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Replay up to a height (see `replica.replay.replay`); its checkpoints go with the block.
+
+        Waits while another replay runs. Raises: Unavailable, Malformed.
+        """
+        folder = self.settings.data / "replay"
+        with self._lock:
+            try:
+                yield self.world.replay(release, self.settings.folder, height, folder, order)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def keep(self, checkpoint: Path) -> None:
+        """Hang a replayed checkpoint beside the replica's own, under its height."""
+        target = self.settings.data / "checkpoints" / checkpoint.name
+        if target.exists():
+            return
+        aside = target.with_name(f"replayed-{checkpoint.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(checkpoint, aside, copy_function=os.link)
+        sync_folder(aside)
+        rename(aside, target)
+
+    def clear_state(self) -> None:
+        """Forget the state of the subnet that this node was in, once no replay reads it."""
+        with self._lock:
+            self.settings.clear_state()
+
+
+class Promises:
+    """This node's word to sign nothing more in an epoch. It is never taken back."""
+
+    def __init__(self, settings: NodeSettings, world: World) -> None:
+        self.settings = settings
+        self._lock = world.lock()
+
+    def give(self, epoch: int, registry_version: int) -> None:
+        """Promise, durably. Raises: Conflict when this node has promised of a later epoch.
+
+        One that was given at a later registry version binds for longer, and stays.
+        """
+        with self._lock:
+            given = self.settings.promised_epoch()
+            if given is not None and given[0] > epoch:
+                raise Conflict(f"this node is past epoch {epoch}: it halted in epoch {given[0]}")
+            if given is None or given < (epoch, registry_version):
+                self.settings.promise(epoch, registry_version)
