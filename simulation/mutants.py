@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -157,6 +158,30 @@ def _dark(seed: int) -> None:
     drills.run_on(System(seed, plan), "canister-failure")
 
 
+def _impatient(seed: int) -> None:
+    """A whole swarm, of which everything is asked twice."""
+    from simulation.system import drills
+    from simulation.system.swarm import System
+
+    system = System(seed, Plan(delay_ms_max=20, step_us=8000))
+    system.wires.again = 1.0
+    drills.run_on(system, "subnet-divergence")
+
+
+def _stop_and_go(seed: int) -> None:
+    """A whole swarm, in which replicas pause over a CUP that their orchestrators fetch."""
+    from simulation.system import drills
+    from simulation.system.swarm import System
+
+    faults = []
+    for i in range(12):
+        node, at_ms = (1 + (seed + i) % 4,), 8000 + 3000 * i
+        faults += [Fault(at_ms * MS, "pause", node), Fault((at_ms + 2500) * MS, "resume", node)]
+    system = System(seed, Plan(delay_ms_max=20, step_us=8000, faults=tuple(faults)))
+    system.linger_ms = 2000
+    drills.run_on(system, "canister-failure")
+
+
 CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "consensus": _consensus,
     "halves": _halves,
@@ -171,6 +196,8 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "attested": _attested,
     "upgrade": _upgrade,
     "dark": _dark,
+    "impatient": _impatient,
+    "stop and go": _stop_and_go,
 }
 
 
@@ -375,6 +402,27 @@ def _mistake_holes() -> None:
     setattr(journal, "_has_hole", lambda *_: False)
 
 
+def _write_aside_together() -> None:
+    from orchestrator import cup_provider
+    from replica.runtime.durable import write_durably
+
+    setattr(cup_provider, "write_durably", lambda path, data, aside: write_durably(path, data))
+
+
+def _replay_at_once() -> None:
+    from orchestrator.attestation import Attestor
+    from orchestrator.replays import Replays
+
+    setattr(Attestor, "attest", Attestor._attest)
+    inits = Replays.__init__
+
+    def open_doors(self: Any, settings: Any, world: Any) -> None:
+        inits(self, settings, world)
+        self._lock = nullcontext()
+
+    setattr(Replays, "__init__", open_doors)
+
+
 def _run_the_newest() -> None:
     """The release of the newest registry version, not of the package's."""
     from orchestrator.agent import Orchestrator
@@ -421,6 +469,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("trusting-fetcher", "writes chunks that it did not check", "catch-up", _take_any_chunk),
     Mutant("faithless", "attests and promises nothing", "attested", _promise_nothing),
     Mutant("hasty-upgrade", "swaps the release before the CUP", "upgrade", _run_the_newest),
+    Mutant("elbows", "writes aside where the replica does", "stop and go", _write_aside_together),
+    Mutant("two-handed", "replays in one folder at a time", "impatient", _replay_at_once),
     Mutant("nameless", "syncs files, but not their names", "dark", _sync_no_names),
     Mutant("careless", "sends what it wrote but did not sync", "dark", _sync_no_batches),
     Mutant("brittle", "takes a torn batch for damage", "dark", _mistake_holes),

@@ -212,7 +212,8 @@ class Disks:
         for folder, (disk, before_sync) in self._disks.items():
             if f"{path}/".startswith(folder):
                 before_sync()
-                disk.synced(Path(path))
+                if os.fstat(number).st_nlink:  # others may have acted meanwhile
+                    disk.synced(Path(os.readlink(f"/proc/self/fd/{number}")))
                 return
 
     @contextmanager

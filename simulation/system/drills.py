@@ -89,6 +89,7 @@ def _run_on(system: System, name: str, say: Callable[[str], None]) -> Outcome:
                 raise Violation(f"the drill is not over after {LIMIT_NS / 1e9:.0f} s")
     finally:
         main.kill()
+        system.counts["asked again"] += system.wires.asked_again
         for machine in system.machines:
             machine.hold()
             for what, count in machine.disk.lost.items():

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from asyncio import events
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import greenlet
@@ -31,6 +32,8 @@ class Fiber:
         self._fibers, self._work = fibers, work
         self.ended = False
         self.killed = False
+        self.actors: list[object] = []
+        """For whom it runs: its process, then the server that it has asked, and so on."""
         self.greenlet = greenlet.greenlet(self._run)
 
     def _run(self) -> None:
@@ -59,6 +62,22 @@ class Fiber:
             self._fibers.throw(self)
 
 
+class Lock:
+    """What `threading.Lock` is to threads: a fiber that finds it taken waits."""
+
+    def __init__(self, fibers: Fibers) -> None:
+        self._fibers = fibers
+        self._taken = False
+
+    def __enter__(self) -> None:
+        while self._taken:
+            self._fibers.sleep(LOOK_NS)
+        self._taken = True
+
+    def __exit__(self, *_: object) -> None:
+        self._taken = False
+
+
 class Fibers:
     """All fibers of a run."""
 
@@ -83,6 +102,23 @@ class Fibers:
         self.scheduler.at(self.scheduler.now + max(ns, 1), self._resume, fiber)
         self._hub.switch()
         events._set_running_loop(running)
+
+    @property
+    def actor(self) -> object | None:
+        """Who runs now; None: nobody that said so."""
+        fiber = self._current
+        return fiber.actors[-1] if fiber is not None and fiber.actors else None
+
+    @contextmanager
+    def acting(self, who: object) -> Iterator[None]:
+        """The present fiber does somebody's work until this ends."""
+        fiber = self._current
+        assert fiber is not None, "only a fiber does somebody's work"
+        fiber.actors.append(who)
+        try:
+            yield
+        finally:
+            fiber.actors.pop()
 
     def throw(self, fiber: Fiber) -> None:
         """Have a waiting fiber end now."""

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 START_MS, START_SPREAD_MS = 150, 300
 """How long a process takes to come up."""
 REGISTRY_POLL_NS = 200 * MS
+LINGERS = 0.5
+"""How many of an orchestrator's syncs take so long that others act meanwhile."""
 
 
 class Process:
@@ -58,7 +60,7 @@ class Process:
 
     def spawn(self, work: Callable[[], None]) -> Fiber:
         def until_dark() -> None:
-            with suppress(PowerLost):
+            with suppress(PowerLost), self.system.fibers.acting(self):
                 work()
 
         fiber = self.system.fibers.spawn(until_dark)
@@ -74,6 +76,11 @@ class Process:
 
     def is_stuck(self) -> bool:
         return False
+
+    def before_sync(self) -> None:
+        """One of its fibers syncs a file. Raises: PowerLost, once the process is gone."""
+        if not self.alive:
+            raise PowerLost
 
     def kill(self) -> None:
         self.alive = False
@@ -131,8 +138,16 @@ class Machine:
         self.disk.settle()
         self.has_lost_power = False
 
+    def check_disk_error(self, error: Exception) -> None:
+        """Raises: Violation for an error of the disk that is no fault of the disk's."""
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            raise Violation(f"{self.name}: two of its processes or threads collide: {error}")
+
     def _before_sync(self) -> None:
         """Cut the power, if it is time. Raises: PowerLost; OSError while the disk is full."""
+        actor = self.system.fibers.actor
+        if isinstance(actor, Process):
+            actor.before_sync()
         if self.full_disk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.syncs += 1
@@ -173,6 +188,16 @@ class OrchestratorProcess(Process):
     def is_up(self) -> bool:
         return self.alive and self.real is not None
 
+    def before_sync(self) -> None:
+        """Its other threads and the replica go on while it waits for the disk."""
+        super().before_sync()
+        system = self.system
+        key = (system.seed, "orchestrator sync", self.machine, self.it.syncs, system.now)
+        if draw(*key, "whether") < LINGERS:
+            system.counts["overtaken syncs"] += 1
+            self.sleep(int(system.linger_ms * draw(*key) * MS))
+            super().before_sync()
+
     def _run(self) -> None:
         machine, system = self.it, self.system
         share = draw(system.seed, "orchestrator start", machine.index, system.now)
@@ -191,13 +216,19 @@ class OrchestratorProcess(Process):
             try:
                 self.real.check()
             except (ReprisError, OSError, httpx2.HTTPError) as error:
+                machine.check_disk_error(error)
                 system.log(machine, "orchestrator", f"a check failed: {error}")
             self.sleep(machine.settings.poll_ns)
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Reply:
         assert self.real is not None
         asked = dict(parse_qsl(query))
-        found = Interface(self.real).answer(method, path, asked, body)
+        try:
+            with self.system.fibers.acting(self):
+                found = Interface(self.real).answer(method, path, asked, body)
+        except OSError as error:  # a server says so, and goes on
+            self.it.check_disk_error(error)
+            return Reply(500, str(error).encode(), "text/plain")
         if path == "/attestation" and found.status == 200:
             word = canonical.decode(Attestation, found.body)
             self.system.checker.attested(self.machine, word)
@@ -292,6 +323,7 @@ class ReplicaProcess(Process):
             real.start_consensus()
             system.checker.remembers(machine, term, real.driver)
         except (ReprisError, OSError) as error:
+            machine.check_disk_error(error)
             self.end(f"did not start: {error}")
             return
         self.real = real
@@ -351,6 +383,7 @@ class ReplicaProcess(Process):
             self.end(f"exits with {error.code}")
             return
         except OSError as error:
+            machine.check_disk_error(error)
             self.end(f"crashes: {error}")
             return
         except PowerLost:
@@ -391,7 +424,8 @@ class ReplicaProcess(Process):
         self.kill()
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Reply:
-        return self.system.fibers.run(_ask(self.app, method, path, query, body))
+        with self.system.fibers.acting(self):
+            return self.system.fibers.run(_ask(self.app, method, path, query, body))
 
     # -- the way to the peers (`replicas.Link`)
 

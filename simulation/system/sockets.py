@@ -18,12 +18,14 @@ from replica.client.agent import Task, World
 from replica.protocol.nns_recovery import Order
 from simulation.scheduler import MS, draw
 from simulation.system.disk import PowerLost
-from simulation.system.fibers import Fibers
+from simulation.system.fibers import Fibers, Lock
 
 OPERATOR = -1
 """Index of the machine on which people work; nobody cuts it off."""
 TIMEOUT_S = 3.0
 REPLAY_S = 0.3
+ASKED_AGAIN, AGAIN_MS = 0.05, 400
+"""How many requests arrive a second time, beside the first, and how long after it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Wires:
     ) -> None:
         self.fibers, self.seed, self.reachable, self.delay_ms = fibers, seed, reachable, delay_ms
         self.servers: dict[int, Server] = {}
-        self.count = 0
+        self.count = self.asked_again = 0
+        self.again = ASKED_AGAIN
 
     def _travel(self, port: int) -> None:
         self.count += 1
@@ -78,13 +81,10 @@ class Wires:
         if server.is_stuck():
             self.fibers.sleep(int(limit * 1e9))
             raise httpx2.ReadTimeout("timed out")
-        path, query = request.url.path, request.url.query.decode()
-        try:
-            reply = server.answer(request.method, path, query, request.content)
-        except (ConnectionResetError, PowerLost):
-            reply = None
-        except OSError as error:  # a full disk: a server says so, and goes on
-            reply = Reply(500, str(error).encode(), "text/plain")
+        if draw(self.seed, "again", self.count) < self.again:
+            self.asked_again += 1
+            self.fibers.spawn(partial(self._ask_again, port, server, request))
+        reply = self._answer(server, request)
         self._travel(port)
         if reply is None or self.servers.get(port) is not server or not server.is_up():
             raise httpx2.ReadError("[Errno 104] Connection reset by peer")
@@ -93,6 +93,21 @@ class Wires:
             raise httpx2.ReadTimeout("timed out")
         headers = {"content-type": reply.media_type}
         return httpx2.Response(reply.status, headers=headers, content=reply.body, request=request)
+
+    def _answer(self, server: Server, request: httpx2.Request) -> Reply | None:
+        """Return what the server says; None: its process is gone."""
+        path, query = request.url.path, request.url.query.decode()
+        try:
+            return server.answer(request.method, path, query, request.content)
+        except (ConnectionResetError, PowerLost):
+            return None
+
+    def _ask_again(self, port: int, server: Server, request: httpx2.Request) -> None:
+        """Somebody asks the same, or gave up waiting and asks anew: the answer is of no use."""
+        share = draw(self.seed, "asked", port, self.fibers.scheduler.now)
+        self.fibers.sleep(int(share * AGAIN_MS * MS))
+        if self.servers.get(port) is server and server.is_up() and not server.is_stuck():
+            self._answer(server, request)
 
 
 class Transport(httpx2.BaseTransport):
@@ -138,14 +153,19 @@ class Surroundings(World):
     def replay(
         self, release: Path, node: Path, height: int, out: Path, order: Order | None = None
     ) -> dict[str, Any]:
-        self.pause(REPLAY_S)
-        return replaying.replay(node, height, out, order)
+        self.pause(REPLAY_S / 2)
+        result = replaying.replay(node, height, out, order)
+        self.pause(REPLAY_S / 2)
+        return result
 
     def client(self, timeout_s: float) -> httpx2.Client:
         return httpx2.Client(transport=Transport(self._wires, self._source), timeout=timeout_s)
 
     def spawn(self, work: Callable[[], None]) -> Task:
         return self._spawn(work)
+
+    def lock(self) -> Lock:
+        return Lock(self._wires.fibers)
 
     def each(self, work: Callable[[Any], Any], items: Any) -> list[Any]:
         """Do something with each of them at once, a fiber each."""

@@ -30,6 +30,8 @@ from simulation.system.machine import Machine, ReplicaProcess
 from simulation.system.sockets import OPERATOR, Reply, Surroundings, Wires
 
 MACHINES_MAX = 16
+LINGER_MS = 100
+"""How long an orchestrator waits for a sync at the most, when it has to."""
 STOP_NS = 600 * MS
 """How long a node takes to stop when it is asked to."""
 RELEASE = "5e" * 32
@@ -51,7 +53,7 @@ class System(Scheduler):
         self._by_node: dict[NodeId, Machine] = {}
         self._drawn: dict[str, int] = {}
         self._processes = 0
-        self._watching = False
+        self.linger_ms = LINGER_MS
 
     # -- what runs here
 

@@ -13,7 +13,7 @@ from cli.lab.drills import SCENARIOS
 from simulation.checker import Violation
 from simulation.scheduler import SECOND, Scheduler
 from simulation.system import drills
-from simulation.system.fibers import Fibers
+from simulation.system.fibers import Fibers, Lock
 
 
 @pytest.mark.timeout(600)
@@ -44,6 +44,50 @@ def test_a_seed_is_the_same_run_under_any_hash_seed() -> None:
         for seed in ("1", "2")
     ]
     assert traces[0] == traces[1] != ""
+
+
+def test_a_fiber_waits_for_a_lock_also_when_its_holder_is_killed() -> None:
+    scheduler = Scheduler(1)
+    fibers = Fibers(scheduler)
+    lock, order = Lock(fibers), list[str]()
+
+    def work(name: str) -> None:
+        with lock:
+            order.append(f"{name} in")
+            fibers.sleep(SECOND)
+            order.append(f"{name} out")
+
+    def later() -> None:
+        fibers.sleep(3 * SECOND // 2)
+        fibers.spawn(lambda: work("last"))
+        fibers.sleep(SECOND // 4)
+        holder.kill()
+        fibers.sleep(2 * SECOND)
+
+    tasks = [fibers.spawn(lambda: work("first")), fibers.spawn(later)]
+    scheduler.run(lambda: order == ["first in"], SECOND)
+    holder = fibers.spawn(lambda: work("second"))
+    scheduler.run(lambda: all(t.ended for t in tasks), 10 * SECOND)
+    assert order == ["first in", "first out", "second in", "last in", "last out"]
+
+
+def test_who_acts_is_known_to_each_fiber() -> None:
+    scheduler = Scheduler(1)
+    fibers = Fibers(scheduler)
+    seen: list[object] = []
+
+    def work(name: str) -> None:
+        with fibers.acting(name):
+            fibers.sleep(SECOND)
+            with fibers.acting(f"{name}'s server"):
+                fibers.sleep(SECOND)
+                seen.append(fibers.actor)
+            seen.append(fibers.actor)
+        seen.append(fibers.actor)
+
+    tasks = [fibers.spawn(lambda n=n: work(n)) for n in ("a", "b")]  # type: ignore[misc]
+    scheduler.run(lambda: all(t.ended for t in tasks), 10 * SECOND)
+    assert seen == ["a's server", "a", None, "b's server", "b", None]
 
 
 def test_the_command_prints_what_a_drill_prints() -> None:
