@@ -11,6 +11,7 @@ from replica.client.agent import Agent
 from replica.client.local_registry import LocalRegistry
 from replica.protocol import artifacts
 from replica.protocol.crypto.dkg import BlsDkg
+from replica.protocol.crypto.scheme import faults_max
 from replica.protocol.errors import ReprisError
 from replica.runtime.settings import NodeSettings
 
@@ -27,7 +28,8 @@ class KeyReceiver:
     ) -> None:
         self.settings, self.records, self.agent, self.log = settings, records, agent, log
         self._position = 0
-        self._said: dict[bytes, None] = {}
+        self._said: dict[bytes, bool] = {}
+        """Complaints, and whether they were taken."""
 
     def step(self) -> None:
         """Ask one node of the NNS in turn what it deals to us; complain to all of them."""
@@ -47,17 +49,21 @@ class KeyReceiver:
             self._tell(urls, artifacts.encode(complaint), complaint.dealer.short)
 
     def _tell(self, urls: list[str], raw: bytes, dealer: str) -> None:
-        if raw in self._said:
+        """Complain until more nodes have taken it than may lie; these pass it on to the others."""
+        if self._said.get(raw):
             return
-        if len(self._said) >= KNOWN_MAX:
-            self._said.clear()
-        self._said[raw] = None
-        self.log(f"complains of the share that {dealer} dealt to this node")
+        if raw not in self._said:
+            self.log(f"complains of the share that {dealer} dealt to this node")
+        taken = 0
         for url in urls:
             try:
-                self.agent.client.post(url + "/_/complaint", content=raw)
+                self.agent.client.post(url + "/_/complaint", content=raw).raise_for_status()
+                taken += 1
             except httpx2.HTTPError as error:
                 self.log(f"{url} does not take the complaint: {error}")
+        if len(self._said) >= KNOWN_MAX:
+            self._said.clear()
+        self._said[raw] = taken > faults_max(len(urls))
 
     def _nns_urls(self) -> list[str]:
         try:
