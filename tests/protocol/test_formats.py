@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replica.protocol import artifacts, candid, canonical, cbor, cup, envelope, hash_tree
-from replica.protocol.candid import codec
+from replica.protocol.candid import decoding
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.crypto.scheme import (
@@ -221,7 +221,7 @@ def test_candid_bombs_are_refused(raw: bytes) -> None:
 def test_did_errors_name_the_place() -> None:
     with pytest.raises(Malformed, match="unknown type Nope"):
         candid.parse("service : { f : (record { a : Nope }) -> () }")
-    assert codec.TABLE_MAX >= 1000
+    assert decoding.TABLE_MAX >= 1000
 
 
 # --- envelopes ---------------------------------------------------------------------------------

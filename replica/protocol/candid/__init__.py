@@ -1,6 +1,7 @@
-"""Candid: the interface language of canisters. Types, .did parser, binary codec."""
+"""Candid: the interface language of canisters. Types, .did parser, both directions of the binary format."""
 
-from replica.protocol.candid.codec import decode, decode_any, encode
+from replica.protocol.candid.decoding import decode, decode_any
+from replica.protocol.candid.encoding import encode
 from replica.protocol.candid.parser import parse
 from replica.protocol.candid.types import Interface, Method, Type
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,3 +133,29 @@ class Interface:
                 return type_
             type_ = self.types[type_.name]
         raise ValueError("a Candid type is defined as itself")
+
+
+# --- what both directions of the binary format go by --------------------------------------------
+
+MAGIC = b"DIDL"
+DEPTH_MAX = 96
+FIXED = {
+    "nat8": struct.Struct("<B"),
+    "nat16": struct.Struct("<H"),
+    "nat32": struct.Struct("<I"),
+    "nat64": struct.Struct("<Q"),
+    "int8": struct.Struct("<b"),
+    "int16": struct.Struct("<h"),
+    "int32": struct.Struct("<i"),
+    "int64": struct.Struct("<q"),
+    "float32": struct.Struct("<f"),
+    "float64": struct.Struct("<d"),
+}
+"""Numbers of a fixed width."""
+BLOB = Vec(Prim("nat8"))
+NO_NAMES = Interface()
+
+
+def kind_of(type_: Type) -> str:
+    """Return what a type is called in an error."""
+    return type_.name if isinstance(type_, Prim) else type(type_).__name__.lower()
