@@ -1,4 +1,4 @@
-"""Candid: the interface language of canisters. Types, .did parser, both directions of the binary format."""
+"""Candid: the interface language of canisters. Types, .did parser, the binary format."""
 
 from replica.protocol.candid.decoding import decode, decode_any
 from replica.protocol.candid.encoding import encode
