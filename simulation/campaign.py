@@ -85,6 +85,8 @@ RARE_IN_SYSTEM = (
     "bad shares",
     "diverged nodes",
     "keys dealt for another subnet",
+    "recovered states",
+    "looks at the NNS' rows",
     "asked again",
     "overtaken syncs",
     "on the curve",

@@ -1,16 +1,18 @@
 """What must always hold, kept apart from the world that is checked.
 
-Each method is one observation of an honest node. Names S1 to S18 as in docs/guarantees.md.
+Each method is one observation of an honest node. S1 to S18 and L1 to L11: docs/properties.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from replica.consensus.reader import GAP_MAX
+from replica.consensus.delivery import Batch
+from replica.consensus.driver import Driver
+from replica.consensus.reader import GAP_MAX, StateView
 from replica.protocol import artifacts
 from replica.protocol.artifacts import Artifact, Finalization, FinalizationShare, NotarizationShare
-from replica.protocol.crypto.scheme import faults_max
 from replica.protocol.cup import CatchUpPackage
 from simulation.plan import Plan
 
@@ -22,23 +24,16 @@ class Violation(AssertionError):
     """A property of the protocol does not hold."""
 
 
-class Checker:
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+class ChainChecker:
+    """What honest replicas hold of one chain: of a subnet, in an epoch, under one release."""
+
+    def __init__(self) -> None:
         self.finalized: dict[int, bytes] = {}
-        self.roots: dict[int, bytes] = {}
-        self.cups: dict[int, bytes] = {}
         self.beacons: dict[int, bytes] = {}
         self.tapes: dict[int, bytes] = {}
-        self.public_keys: set[bytes] = set()
-        self.certified_height = 0
         self.notarized: dict[int, set[bytes]] = {}
         self.finalized_directly: dict[int, bytes] = {}
-        self.notarization_signed: dict[tuple[bytes, int], set[bytes]] = {}
-        self.finalization_signed: dict[tuple[bytes, int], bytes] = {}
-        self.live_from: int | None = None
-        """Height from which on all faults are over."""
-        self._failed: dict[int, bool] = {}
+        self.certified_height = 0
         self._looked: dict[int, tuple[int, int, int]] = {}
         self._finalized_seen: dict[int, int] = {}
         self._notarized_seen: dict[int, int] = {}
@@ -47,35 +42,33 @@ class Checker:
         if table.setdefault(height, value) != value:
             raise Violation(f"two different {what} at height {height}")
 
-    def look(self, node: Node) -> None:
-        """S1, S2, S4, S5, S13 on what this node holds now."""
-        assert node.driver is not None
-        chain = node.driver.chain
-        heights = (chain.notarized_height, chain.finalized_height, node.state.certified_height)
-        if self._looked.get(node.index) == heights:
+    def look_at(self, who: int, driver: Driver, state: StateView) -> None:
+        """S1, S2, S4, S5, S13, S14 on what a replica holds now. `who`: its number."""
+        chain = driver.chain
+        heights = (chain.notarized_height, chain.finalized_height, state.certified_height)
+        if self._looked.get(who) == heights:
             return
-        self._looked[node.index] = heights
-        self._look_at_notarized(node)
-        first = self._finalized_seen.get(node.index, 0) + 1
+        self._looked[who] = heights
+        self._look_at_notarized(who, driver)
+        first = self._finalized_seen.get(who, 0) + 1
         for height in range(first, chain.finalized_height + 1):
             entry = chain.finalized_block(height)
             if entry is not None:
                 self._same(self.finalized, height, entry.hash, "finalized blocks")
-                self._check_context(node, height)
+                self._check_context(driver, height)
             beacon, tape = chain.beacons.get(height), chain.tapes.get(height)
             if beacon is not None:
                 self._same(self.beacons, height, artifacts.beacon_hash(beacon), "beacons")
             if tape is not None:
                 self._same(self.tapes, height, tape.signature, "tapes")
-        self._finalized_seen[node.index] = chain.finalized_height
-        self._check_bound(node)
-        self._check_epoch(node)
+        self._finalized_seen[who] = chain.finalized_height
+        self._check_bound(driver, state)
+        self._check_epoch(who, driver)
 
-    def _look_at_notarized(self, node: Node) -> None:
+    def _look_at_notarized(self, who: int, driver: Driver) -> None:
         """S2: where a block is finalized itself, no other block of that height is notarized."""
-        assert node.driver is not None
-        chain, pool = node.driver.chain, node.driver.pool.validated
-        lowest = min(self._notarized_seen.get(node.index, 0), chain.finalized_height)
+        chain, pool = driver.chain, driver.pool.validated
+        lowest = min(self._notarized_seen.get(who, 0), chain.finalized_height)
         for height in range(max(lowest, chain.notarized_height - 8), chain.notarized_height + 1):
             for hash_ in chain.notarized.get(height, ()):
                 self.notarized.setdefault(height, set()).add(hash_)
@@ -84,53 +77,97 @@ class Checker:
             final_hash = self.finalized_directly.get(height)
             if final_hash is not None and self.notarized.get(height, set()) - {final_hash}:
                 raise Violation(f"the finalized height {height} has another notarized block")
-        self._notarized_seen[node.index] = chain.notarized_height
+        self._notarized_seen[who] = chain.notarized_height
 
-    def _check_context(self, node: Node, height: int) -> None:
+    def _check_context(self, driver: Driver, height: int) -> None:
         """S5: ranks 0 to f only, and a context that grows."""
-        assert node.driver is not None
-        entry = node.driver.chain.finalized_block(height)
+        entry = driver.chain.finalized_block(height)
         assert entry is not None
         block = entry.block
-        if block.rank > faults_max(self.plan.nodes + self.plan.spares):
+        summary = driver.chain.summary_of(entry.hash)
+        registry = driver.context.registry
+        if summary and block.rank > registry.subnet(summary.registry_version).faults_max:
             raise Violation(f"a block of rank {block.rank} was finalized at height {height}")
-        parent = node.driver.chain.blocks.get(block.parent)
+        parent = driver.chain.blocks.get(block.parent)
         if parent is not None and parent.block.context.time_ns >= block.context.time_ns:
             raise Violation(f"time stands still at height {height}")
 
-    def _check_bound(self, node: Node) -> None:
+    def _check_bound(self, driver: Driver, state: StateView) -> None:
         """S13: blocks stop 70 heights above what is certified."""
-        assert node.driver is not None
-        chain = node.driver.chain
-        certified = max(node.state.certified_height, chain.cup.height)
+        chain = driver.chain
+        certified = max(state.certified_height, chain.cup.height)
         if chain.notarized_height - certified <= GAP_MAX + 1:
             return
-        executed = node.state.latest_height
+        executed = state.latest_height
         behind = executed < chain.finalized_height or executed < chain.cup.height
         if not behind and chain.notarized_height - self.certified_height > GAP_MAX + 1:
             raise Violation(f"certification lags {chain.notarized_height - certified} heights")
 
-    def signed(self, node: Node, artifact: Artifact) -> None:
-        """S3: what an honest node signs, across all its lives."""
-        if not isinstance(artifact, NotarizationShare | FinalizationShare):
-            return
-        if artifact.signer != node.keys.node:
-            return
-        key = (bytes(node.keys.node), artifact.height)
-        if isinstance(artifact, NotarizationShare):
-            self.notarization_signed.setdefault(key, set()).add(artifact.block)
-            final = self.finalization_signed.get(key)
-            if final is not None and final != artifact.block:
-                raise Violation(f"node {node.index} notarizes a second block after finalizing")
-        else:
-            if self.finalization_signed.setdefault(key, artifact.block) != artifact.block:
-                raise Violation(f"node {node.index} finalizes two blocks at {artifact.height}")
-            if self.notarization_signed.get(key, set()) - {artifact.block}:
-                raise Violation(f"node {node.index} finalizes after notarizing another block")
+    def _check_epoch(self, who: int, driver: Driver) -> None:
+        """S14: nothing of another epoch is taken for valid."""
+        pool = driver.pool.validated
+        top = pool.height_max(NotarizationShare)
+        for share in pool.at(NotarizationShare, top or 0):
+            if share.epoch != driver.chain.cup.epoch:
+                raise Violation(f"node {who} took a share of epoch {share.epoch}")
 
-    def executed(self, node: Node, height: int) -> None:
-        """S6: equal states."""
+
+class SignatureLedger:
+    """S3: what honest nodes have signed, across all their lives."""
+
+    def __init__(self) -> None:
+        self.notarized: dict[tuple[Hashable, int], set[bytes]] = {}
+        self.finalized: dict[tuple[Hashable, int], bytes] = {}
+        """By signer and height."""
+
+    def note(self, who: Hashable, name: str, artifact: Artifact) -> None:
+        """`who`: within this a signer never contradicts itself. Raises: Violation."""
+        key = (who, artifact.height)
+        if isinstance(artifact, NotarizationShare):
+            self.notarized.setdefault(key, set()).add(artifact.block)
+            final = self.finalized.get(key)
+            if final is not None and final != artifact.block:
+                raise Violation(f"{name} notarizes a second block after finalizing")
+        elif isinstance(artifact, FinalizationShare):
+            if self.finalized.setdefault(key, artifact.block) != artifact.block:
+                raise Violation(f"{name} finalizes two blocks at {artifact.height}")
+            if self.notarized.get(key, set()) - {artifact.block}:
+                raise Violation(f"{name} finalizes after notarizing another block")
+
+
+class Checker(ChainChecker):
+    """What must hold of a simulated subnet."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.roots: dict[int, bytes] = {}
+        self.cups: dict[int, bytes] = {}
+        self.public_keys: set[bytes] = set()
+        self.signatures = SignatureLedger()
+        self.requests: dict[bytes, int] = {}
+        """The height at which each was executed."""
+        self.live_from: int | None = None
+        """Height from which on all faults are over."""
+        self._failed: dict[int, bool] = {}
+
+    def look(self, node: Node) -> None:
+        assert node.driver is not None
+        self.look_at(node.index, node.driver, node.state)
+
+    def signed(self, node: Node, artifact: Artifact) -> None:
+        """S3: what an honest node signs."""
+        signer = getattr(artifact, "signer", None)
+        if signer == node.keys.node:
+            self.signatures.note(signer, f"node {node.index}", artifact)
+
+    def executed(self, node: Node, batch: Batch) -> None:
+        """S6: equal states. S12: a request is executed once."""
+        height = batch.height
         self._same(self.roots, height, node.state.trees[height][0], "states")
+        for request in batch.ingress:
+            if self.requests.setdefault(request, height) != height:
+                raise Violation(f"a request of height {height} was executed before (S12)")
 
     def certified(self, node: Node, certification: artifacts.Certification) -> None:
         """S7: what is certified is what honest nodes computed."""
@@ -159,15 +196,6 @@ class Checker:
         for key in (package.summary.low, package.summary.high):
             if node.keys.node in key.committee and reader.share_of(key) is None:
                 raise Violation(f"node {node.index} was dealt a share that is none")
-
-    def _check_epoch(self, node: Node) -> None:
-        """S14: nothing of another epoch is taken for valid."""
-        assert node.driver is not None
-        epoch = node.driver.chain.cup.epoch
-        top = node.driver.pool.validated.height_max(NotarizationShare)
-        for share in node.driver.pool.validated.at(NotarizationShare, top or 0):
-            if share.epoch != epoch:
-                raise Violation(f"node {node.index} took a share of epoch {share.epoch}")
 
     def adopted(self, node: Node, package: CatchUpPackage) -> None:
         """S8: one CUP a height, on the grid of intervals. S9: never back. S11: one public key."""

@@ -429,7 +429,7 @@ class World(Scheduler):
             return  # a state was synced meanwhile
         node.state.execute(batch)
         if self.is_honest(node):
-            self.checker.executed(node, batch.height)
+            self.checker.executed(node, batch)
             self._check_keys(node, batch)
         node.driver.executed(batch.height)
         self.wake(node, self.now)

@@ -1,57 +1,97 @@
-"""What must hold of a whole swarm, seen from outside; names as in docs/guarantees.md.
+"""What must hold of a whole swarm, seen from outside. S1 to S18: docs/properties.md.
 
 Everything is kept by subnet and epoch: a recovery opens a new one.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from replica.consensus import driver as consensus
+from replica.consensus.delivery import Batch
+from replica.node import Replica
 from replica.protocol.artifacts import (
     Artifact,
+    Certification,
+    CertificationShare,
     Cup,
     FinalizationShare,
     NotarizationShare,
 )
 from replica.protocol.attestation import Attestation
+from replica.protocol.crypto.scheme import threshold_high
+from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Unavailable
-from replica.protocol.ids import SubnetId
-from simulation.checker import Violation
+from replica.protocol.hashing import sha256
+from replica.protocol.ids import NodeId, SubnetId
+from simulation.checker import ChainChecker, SignatureLedger, Violation
+from simulation.system.nns_checker import NnsChecker
 
 if TYPE_CHECKING:
     from simulation.system.machine import Machine, ReplicaProcess
     from simulation.system.swarm import System
 
-Place = tuple[SubnetId, int, int]
-"""Subnet, epoch, height."""
+Age = tuple[SubnetId, int]
+"""Subnet and epoch."""
 Term = tuple[int, SubnetId, int, str]
 """Machine, subnet, epoch, release: within it a replica never contradicts itself. Empty blocks that
 a release makes above the package that ends it are made again by the next one."""
 
 
+@dataclass
+class EpochRecord:
+    """What was seen of one subnet in one epoch."""
+
+    executed: dict[int, bytes] = field(default_factory=dict)
+    """Root of the state tree by height, on replicas that were not told to diverge."""
+    certified: dict[int, bytes] = field(default_factory=dict)
+    cups: dict[int, bytes] = field(default_factory=dict)
+    requests: dict[bytes, int] = field(default_factory=dict)
+    """The height at which each was executed, by its hash."""
+    certified_by: Counter[int] = field(default_factory=Counter)
+    """How many replicas have delivered the certification of a height."""
+    kept: int | None = None
+    """What n - f nodes had certified when the first of them attested."""
+    attested: dict[bytes, int] = field(default_factory=dict)
+    """Heights by the state's hash."""
+
+
+@dataclass(frozen=True)
+class Committee:
+    """A subnet's key, who holds it, and in which epoch."""
+
+    epoch: int
+    public_key: bytes
+    members: frozenset[NodeId]
+
+
 class SystemChecker:
     def __init__(self, system: System) -> None:
         self.system = system
-        self.finalized: dict[str, dict[Place, bytes]] = defaultdict(dict)
-        """By release, and then place."""
-        self.certified: dict[Place, bytes] = {}
-        self.cups: dict[Place, bytes] = {}
-        self.notarization_signed: dict[tuple[Term, int], set[bytes]] = {}
-        self.finalization_signed: dict[tuple[Term, int], bytes] = {}
-        """By term and height."""
+        self.chains: dict[tuple[SubnetId, int, str], ChainChecker] = defaultdict(ChainChecker)
+        """By subnet, epoch and release."""
+        self.epochs: dict[Age, EpochRecord] = defaultdict(EpochRecord)
+        self.committees: dict[SubnetId, Committee] = {}
+        self.signatures = SignatureLedger()
+        """By term."""
+        self.nns = NnsChecker()
         self._signed_in: set[Term] = set()
         self._forgetful: set[Term] = set()
         """Machines that lost their disk after they had signed in an epoch: faulty ones, for it."""
         self._cup_heights: dict[int, int] = {}
+        self._certified_heights: dict[int, int] = {}
+        """Up to which height a replica process knew of certifications when it last stepped."""
         self._attested: dict[int, tuple[int, int]] = {}
         """Epoch and registry version of a machine's last attestation."""
-        self._seen: dict[int, tuple[int, int]] = {}
+        self._looked: set[tuple[int, Age]] = set()
 
-    def _same(self, table: dict[Place, bytes], place: Place, value: bytes, what: str) -> None:
-        if table.setdefault(place, value) != value:
-            raise Violation(f"two different {what} at height {place[2]} of epoch {place[1]}")
+    def _same(self, table: dict[int, bytes], height: int, value: bytes, what: str) -> None:
+        if table.setdefault(height, value) != value:
+            raise Violation(f"two different {what} at height {height}")
+
+    # -- a replica starts
 
     def started(self, machine: Machine, term: Term, has_memory: bool) -> None:
         """A replica starts; `has_memory`: its disk tells what it signed before."""
@@ -65,38 +105,84 @@ class SystemChecker:
         """S3 begins here: what a replica sent before it ended is what it starts with."""
         if term in self._forgetful:
             return
-        signed: list[tuple[type[NotarizationShare | FinalizationShare], tuple[Term, int], bytes]]
-        signed = [(FinalizationShare, k, b) for k, b in self.finalization_signed.items()]
-        for key, blocks in self.notarization_signed.items():
-            signed += [(NotarizationShare, key, block) for block in blocks]
-        for kind, (of_term, height), block in signed:
+        signed: list[tuple[type[NotarizationShare | FinalizationShare], object, int, bytes]]
+        signed = [(FinalizationShare, *k, b) for k, b in self.signatures.finalized.items()]
+        for key, blocks in self.signatures.notarized.items():
+            signed += [(NotarizationShare, *key, block) for block in blocks]
+        for kind, of_term, height, block in signed:
             if of_term != term or height <= driver.chain.finalized_height:
                 continue
             kept = driver.pool.validated.at(kind, height)
             if not any(s.signer == machine.node and s.block == block for s in kept):
                 raise Violation(f"{machine.name} forgot a {kind.__name__} at {height} it had sent")
 
+    def opens(self, machine: Machine, package: CatchUpPackage, is_nns: bool) -> None:
+        """S16: a recovery keeps what n - f nodes had certified when the first node attested."""
+        if package.is_signed or not package.height:
+            return
+        former = [e for s, e in self.epochs if s == package.subnet and e < package.epoch]
+        record = self.epochs[package.subnet, max(former)] if former else EpochRecord()
+        if record.kept is None:
+            return  # nobody attested: it is no recovery of a stuck subnet
+        self.system.counts["recovered states"] += 1
+        height = record.attested.get(package.state_hash)
+        if height is None and is_nns:  # its recovery changes the state that was attested
+            height = max(record.attested.values())
+        if height is None:
+            raise Violation(f"{machine.name} opens a state that nobody attested (S16)")
+        if height < record.kept:
+            raise Violation(
+                f"a recovery to the state of height {height} drops what was certified up to "
+                f"{record.kept} (S16)"
+            )
+
+    # -- what a replica does
+
     def seen(self, process: ReplicaProcess, effect: consensus.Effect) -> None:
         """One effect that a replica has carried out."""
         real = process.real
         assert real is not None
         epoch = real.driver.chain.cup.epoch
+        record = self.epochs[real.subnet, epoch]
         match effect:
             case consensus.Send(artifact):
                 self._signed(process, artifact, epoch)
             case consensus.DeliverCertification(certification):
-                place = (real.subnet, epoch, certification.height)
-                self._same(self.certified, place, certification.root, "certified states")  # S7
-            case consensus.Diverged():
-                self.system.counts["diverged nodes"] += 1
+                height = certification.height
+                self._same(record.certified, height, certification.root, "certified states")  # S7
+                self._same(record.executed, height, certification.root, "states")
+                record.certified_by[height] += 1
             case consensus.Execute(batch):
                 if any(result.high is not None for result in batch.keys):
                     self.system.counts["keys dealt for another subnet"] += 1
+                self._executed(process, real, record, batch)
             case consensus.AdoptCup(package):
-                place = (real.subnet, epoch, package.height)
-                self._same(self.cups, place, package.content, "catch-up packages")  # S8
+                self._same(record.cups, package.height, package.content, "packages")  # S8
                 self._check_cup(process, package.height)
+                self._check_key(process, package)
+                if package.subnet == real.records.nns():
+                    self.system.counts["looks at the NNS' rows"] += self.nns.look(real)
                 self.system.counts["catch-up packages"] += 1
+
+    def _executed(
+        self, process: ReplicaProcess, real: Replica, record: EpochRecord, batch: Batch
+    ) -> None:
+        """S6: equal states. S10: no data above the height that ends a release. S12: once each."""
+        name, height = process.it.name, batch.height
+        root = real.state.certified_root_at(height)
+        if real.state.fault is None and root is not None:
+            self._same(record.executed, height, root[0], "states")
+        for raw in batch.ingress:
+            if record.requests.setdefault(sha256(raw), height) != height:
+                raise Violation(f"{name} executes a request of height {height} again (S12)")
+        chain = real.driver.chain
+        entry = chain.finalized_block(height)
+        summary = chain.summary_of(entry.hash) if entry is not None else None
+        if summary is None or not batch.ingress:
+            return
+        view = real.records.view(real.subnet, summary.registry_version)
+        if view.replica_version != process.version or view.halt_at_cup_height:
+            raise Violation(f"{name} executes data at {height}, where it has to stop (S10)")
 
     def _check_cup(self, process: ReplicaProcess, height: int) -> None:
         """S9: a replica's package never goes back."""
@@ -105,34 +191,58 @@ class SystemChecker:
             raise Violation(f"{process.it.name} went back from CUP {before} to {height}")
         self._cup_heights[process.number] = height
 
+    def _check_key(self, process: ReplicaProcess, package: CatchUpPackage) -> None:
+        """S11: the key stays, unless a recovery found too few of its holders."""
+        key = package.summary.high
+        new = Committee(package.epoch, key.public_key, frozenset(key.committee))
+        old = self.committees.get(package.subnet, new)
+        if new.epoch < old.epoch:
+            return  # a straggler
+        self.committees[package.subnet] = new
+        if new.public_key == old.public_key:
+            return
+        stayed = len(old.members & new.members)
+        if new.epoch == old.epoch or stayed >= threshold_high(len(old.members)):
+            raise Violation(f"{process.it.name}: the subnet's key changed (S11)")
+
     def _signed(self, process: ReplicaProcess, artifact: Artifact, epoch: int) -> None:
-        """S3, and the promise of an attestation."""
+        """S3, S15, and the promise of an attestation."""
         signer = getattr(artifact, "signer", getattr(artifact, "maker", None))
         if signer != process.it.node or isinstance(artifact, Cup):
             return
         if self.system.script_of(process.machine) is not None:
             return  # its script signs what it likes, and peers hand that back to it
-        assert process.real is not None
+        real = process.real
+        assert real is not None
         self._check_promise(process, epoch)
-        term = (process.machine, process.real.subnet, epoch, process.version)
-        key = (term, artifact.height)
+        if isinstance(artifact, CertificationShare):
+            self._check_share(process, real, artifact)
+        term = (process.machine, real.subnet, epoch, process.version)
         self._signed_in.add(term)
-        if term in self._forgetful:
-            return
-        if isinstance(artifact, NotarizationShare):
-            self.notarization_signed.setdefault(key, set()).add(artifact.block)
-            final = self.finalization_signed.get(key)
-            if final is not None and final != artifact.block:
-                raise Violation(f"{process.it.name} notarizes a second block after finalizing")
-        elif isinstance(artifact, FinalizationShare):
-            if self.finalization_signed.setdefault(key, artifact.block) != artifact.block:
-                raise Violation(f"{process.it.name} finalizes two blocks at {artifact.height}")
-            if self.notarization_signed.get(key, set()) - {artifact.block}:
-                raise Violation(f"{process.it.name} finalizes after notarizing another block")
+        if term not in self._forgetful:
+            self.signatures.note(term, process.it.name, artifact)
 
-    def attested(self, machine: int, attestation: Attestation) -> None:
+    def _check_share(
+        self, process: ReplicaProcess, real: Replica, share: CertificationShare
+    ) -> None:
+        """S15: who knows what was certified signs no other state."""
+        if share.height > self._certified_heights.get(process.number, 0):
+            return
+        known = real.driver.certifications.validated.at(Certification, share.height)
+        if any(c.root != share.root for c in known):
+            raise Violation(f"{process.it.name} signs another state than was certified (S15)")
+
+    def attested(self, machine: int, word: Attestation) -> None:
         """A node gave its word."""
-        self._attested[machine] = (attestation.epoch, attestation.registry_version)
+        self._attested[machine] = (word.epoch, word.registry_version)
+        record = self.epochs[word.subnet, word.epoch]
+        record.attested[word.state_hash] = word.height
+        process = self.system.machines[machine].replica
+        if record.kept is None and process is not None and process.real is not None:
+            records = process.real.records
+            quorum = threshold_high(len(records.view(word.subnet, records.version).members))
+            by_quorum = [h for h, count in record.certified_by.items() if count >= quorum]
+            record.kept = max(by_quorum, default=0)
 
     def _check_promise(self, process: ReplicaProcess, epoch: int) -> None:
         promised = self._attested.get(process.machine)
@@ -156,21 +266,20 @@ class SystemChecker:
             raise Violation(f"{process.it.name} runs another release than its CUP says (S17)")
 
     def look(self, process: ReplicaProcess) -> None:
-        """S1, and what holds of a replica that has just been started."""
+        """S1, S2, S4, S5, S13, S14, and what holds of a replica that has just been started."""
         real = process.real
         assert real is not None
-        chain, epoch = real.driver.chain, real.driver.chain.cup.epoch
-        last_epoch, last = self._seen.get(process.machine, (-1, 0))
-        first = last + 1 if last_epoch == epoch else chain.cup.height + 1
-        for height in range(first, chain.finalized_height + 1):
-            entry = chain.finalized_block(height)
-            if entry is not None:
-                place = (real.subnet, epoch, height)
-                finalized = self.finalized[process.version]
-                self.system.counts["rounds"] += place not in finalized
-                self._same(finalized, place, entry.hash, "finalized blocks")
-        if last_epoch != epoch:
+        driver = real.driver
+        age = (real.subnet, driver.chain.cup.epoch)
+        chain = self.chains[*age, process.version]
+        before = len(chain.finalized)
+        chain.certified_height = max(chain.certified_height, real.state.certified_height)
+        chain.look_at(process.machine, driver, real.state)
+        self.system.counts["rounds"] += len(chain.finalized) - before
+        if (process.number, age) not in self._looked:
+            self._looked.add((process.number, age))
             self._check_release(process)
-        self._seen[process.machine] = (epoch, chain.finalized_height)
+        top = driver.certifications.validated.height_max(Certification)
+        self._certified_heights[process.number] = top or 0
         if real.statistics.wasted:
             raise Violation(f"{process.it.name} fetched a checkpoint whose parts it did not check")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -107,6 +108,7 @@ class Machine:
         """How long the replica has to wait for a sync, on a slow disk."""
         self.syncs = 0
         self._remains: Tree | None = None
+        self._diverges = False
         self.has_lost_power = False
         """Since somebody was at the machine."""
         system.disks.add(self.disk, self._before_sync)
@@ -132,6 +134,23 @@ class Machine:
             self.orchestrator = None
         if self.replica is not None:
             self.replica.end("its orchestrator is gone")
+
+    def diverge(self) -> None:
+        """Have the replica compute another state, once, a few heights from now."""
+        real = self.replica.real if self.replica is not None else None
+        if real is None:
+            return
+        height, epoch = real.state.latest_height + 4, real.driver.chain.cup.epoch
+        fault = {"diverge_at_height": height, "epoch": epoch, "salt": self.name}
+        self.settings.fault_path.write_text(json.dumps(fault))
+        self._diverges = True
+
+    def diverged(self) -> None:
+        """The replica found that others certified another state."""
+        self.system.counts["diverged nodes"] += 1
+        if self._diverges:
+            self.settings.fault_path.unlink()
+            self._diverges = False
 
     def settle(self) -> None:
         """Somebody is at the machine: what lies on its disk now is there to stay."""
@@ -317,6 +336,7 @@ class ReplicaProcess(Process):
             journal = replicas.pool_journal_path(settings, package.epoch, self.version)
             term = (machine.index, package.subnet, package.epoch, self.version)
             has_memory = journal.exists() and journal.stat().st_size > 0
+            system.checker.opens(machine, package, package.subnet == records.nns())
             system.checker.started(machine, term, has_memory)
             real.wake, real.begin_sync = self.wake, self._begin_sync
             real.link = self
@@ -380,6 +400,8 @@ class ReplicaProcess(Process):
                 if machine.torn and self._is_cut(effect, real, size):
                     return
         except SystemExit as error:
+            if error.code == replicas.DIVERGED_EXIT:
+                machine.diverged()
             self.end(f"exits with {error.code}")
             return
         except OSError as error:

@@ -2,7 +2,8 @@
 
 The drill's own disaster uses up what a subnet tolerates, so everything here passes after a second
 or two, and one at a time: it may delay a recovery, and must not spoil it. In half of the storms one
-replica of the application subnet is Byzantine all the time: it equivocates, or sends forgeries.
+replica of the application subnet is Byzantine all the time: it equivocates, or sends forgeries; in
+others one computes another state at some height.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ AT_THE_LIMIT = ("node-catch-up", "membership-change")
 """Drills in which f members are faulty already, for one forgets what it signed or stays down: one
 more that is faulty would be too many."""
 
+DIVERGING = ("subnet-divergence", "subnet-loss")
+"""Drills in which as many states have to agree as there are good ones."""
+
 
 def storm(name: str, seed: int) -> Plan:
     """Draw the network, and what goes wrong during a drill."""
@@ -37,6 +41,9 @@ def storm(name: str, seed: int) -> Plan:
     liar = nns + int(draw(seed, "liar") * app)
     traitor = (nns + int(draw(seed, "traitor") * app),)
     treason = 1.0 if name in AT_THE_LIMIT else draw(seed, "treason")
+    if 0.5 <= treason < 0.7 and name not in DIVERGING:
+        when = BEGIN_NS + int(draw(seed, "diverges") * (END_NS - BEGIN_NS) / 3)
+        faults.append(Fault(when, "diverge", traitor))
     return Plan(
         delay_ms_max=int(5 + 55 * draw(seed, "delay")),
         step_us=8000,

@@ -197,6 +197,9 @@ class System(Scheduler):
             case "slow disk":
                 for machine in machines:
                     machine.sync_ns = fault.amount
+            case "diverge":
+                for machine in machines:
+                    machine.diverge()
             case "old registry":
                 for machine in machines:
                     self._roll_back_registry(machine)

@@ -13,8 +13,9 @@ from cli.lab.drills import SCENARIOS
 from replica.consensus.reader import GAP_MAX
 from simulation.campaign import RARE, ROUNDS, SYSTEM, Result, run_plan, run_seed, to_be_met
 from simulation.doubles import DivergingChain
+from simulation.genesis import NOTARY_DELAY_MS
 from simulation.plan import KINDS, Fault, Plan, from_json, random_plan, to_json
-from simulation.scheduler import GENESIS_NS, SECOND
+from simulation.scheduler import GENESIS_NS, MS, SECOND
 from simulation.subnet import World
 
 SEEDS, PER_TEST = 20, 5
@@ -99,6 +100,29 @@ def all_but(world: World, index: int) -> int:
 def test_other_sizes(nodes: int) -> None:
     world = World(1, Plan(nodes=nodes))
     assert world.run(lambda: world.finalized_height() >= 20, 60 * SECOND)
+
+
+@pytest.mark.parametrize("delay_ms", [5, 40, 100])
+def test_a_good_maker_is_finalized_within_notary_delay_and_four_message_delays(
+    delay_ms: int,
+) -> None:
+    """L2, on a network without loss: rank 0 is always good, and no other rank gets a turn."""
+    world = World(7, Plan(delay_ms_min=1, delay_ms_max=delay_ms, interval=99))
+    world.run(lambda: False, SECOND)
+    bound_ms = NOTARY_DELAY_MS + 4 * delay_ms + 6  # each hop costs a step of up to 1 ms
+    tops = {n.index: (0, world.now) for n in world.honest}
+    gaps: list[float] = []
+    for _ in range(4000):
+        world.run(lambda: False, MS)
+        for node in world.honest:
+            assert node.driver is not None
+            top, since = tops[node.index]
+            if node.driver.chain.finalized_height > top:
+                gaps.append((world.now - since) / MS)
+                tops[node.index] = (node.driver.chain.finalized_height, world.now)
+    assert len(gaps) > 4 * 3000 / bound_ms, "each of four nodes moved on all the time"
+    assert max(gaps[4:]) <= bound_ms
+    assert {e.block.rank for e in world.nodes[0].driver.chain.blocks.values()} == {0}  # type: ignore[union-attr]
 
 
 def test_more_than_f_crashed_nodes_stop_the_subnet_and_one_returning_resumes_it() -> None:
