@@ -31,6 +31,8 @@ CHUNK = 5
 SYSTEM_CHUNK = 1
 EXHAUSTIVE_EVERY = 20
 """Every so many seeds, each component is asked after each step whether it was passed over."""
+ENOUGH_SEEDS = 100
+"""So many seeds meet everything: a seed draws one storm, whatever drills run in it."""
 RARE = (
     "crash",
     "torn crash",
@@ -57,7 +59,7 @@ RARE = (
     "dealings withheld",
     "nodes that left",
 )
-"""What a campaign of a hundred seeds or more must have met."""
+"""What a campaign of enough seeds must have met."""
 RARE_IN_SYSTEM = (
     "crash",
     "torn crash",
@@ -110,7 +112,7 @@ class Result:
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     rare: tuple[str, ...] = ()
-    """What is to be met in a hundred seeds or more."""
+    """What is to be met."""
 
     def add(self, other: Result) -> None:
         self.seeds += other.seeds
@@ -120,8 +122,6 @@ class Result:
 
     @property
     def never_met(self) -> list[str]:
-        if self.seeds < 100:
-            return []
         return [what for what in self.rare if not self.counts[what]]
 
     @property
@@ -221,7 +221,7 @@ def run(
     scenarios: Sequence[str] = (CONSENSUS,),
 ) -> Result:
     """Run seeds `first` to `first + seeds - 1` of each scenario, spread over processes."""
-    total = Result(rare=to_be_met(scenarios))
+    total = Result(rare=to_be_met(scenarios) if seeds >= ENOUGH_SEEDS else ())
     began = time.perf_counter()
     with ProcessPoolExecutor(workers) as executor:
         parts = [
