@@ -83,6 +83,8 @@ class SystemChecker:
         self._cup_heights: dict[int, int] = {}
         self._certified_heights: dict[int, int] = {}
         """Up to which height a replica process knew of certifications when it last stepped."""
+        self._certified_times: dict[SubnetId, tuple[int, int]] = {}
+        """The highest certified height of all epochs, and its time."""
         self._attested: dict[int, tuple[int, int]] = {}
         """Epoch and registry version of a machine's last attestation."""
         self._looked: set[tuple[int, Age]] = set()
@@ -117,11 +119,18 @@ class SystemChecker:
                 raise Violation(f"{machine.name} forgot a {kind.__name__} at {height} it had sent")
 
     def opens(self, machine: Machine, package: CatchUpPackage, is_nns: bool) -> None:
-        """S16: a recovery keeps what n - f nodes had certified when the first node attested."""
+        """S16: a recovery keeps what n - f nodes had certified when the first node attested, and
+        its package is above all that was ever finalized."""
         if package.is_signed or not package.height:
             return
         former = [e for s, e in self.epochs if s == package.subnet and e < package.epoch]
         record = self.epochs[package.subnet, max(former)] if former else EpochRecord()
+        for (subnet, epoch, _), chain in self.chains.items():
+            top = max(chain.finalized, default=0)
+            if subnet == package.subnet and epoch < package.epoch and top >= package.height:
+                raise Violation(
+                    f"a recovery package at {package.height} is not above the finalized {top}"
+                )
         if record.kept is None:
             return  # nobody attested: it is no recovery of a stuck subnet
         self.system.counts["recovered states"] += 1
@@ -152,6 +161,9 @@ class SystemChecker:
                 self._same(record.certified, height, certification.root, "certified states")  # S7
                 self._same(record.executed, height, certification.root, "states")
                 record.certified_by[height] += 1
+                assert real.state.certified is not None
+                time_ns = real.state.certified.snapshot.system.time_ns
+                self._check_time(real.subnet, height, time_ns)
             case consensus.Execute(batch):
                 if any(result.high is not None for result in batch.keys):
                     self.system.counts["keys dealt for another subnet"] += 1
@@ -163,6 +175,14 @@ class SystemChecker:
                 if package.subnet == real.records.nns():
                     self.system.counts["looks at the NNS' rows"] += self.nns.look(real)
                 self.system.counts["catch-up packages"] += 1
+
+    def _check_time(self, subnet: SubnetId, height: int, time_ns: int) -> None:
+        """S5 for clients: certified time grows with the height, also over a recovery."""
+        top, latest = self._certified_times.get(subnet, (0, 0))
+        if (height > top and time_ns <= latest) or (height < top and time_ns >= latest):
+            raise Violation(f"certified time does not grow from height {top} to {height} (S5)")
+        if height > top:
+            self._certified_times[subnet] = (height, time_ns)
 
     def _executed(
         self, process: ReplicaProcess, real: Replica, record: EpochRecord, batch: Batch

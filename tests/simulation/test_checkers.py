@@ -63,9 +63,16 @@ class Process:
             subnet=SUBNET,
             records=records,
             driver=SimpleNamespace(chain=chain, certifications=self),
-            state=SimpleNamespace(fault=None, certified_root_at=self._root_at),
+            state=SimpleNamespace(fault=None, certified_root_at=self._root_at, certified=self),
         )
         self.validated = self.certifications
+        self.snapshot = SimpleNamespace(system=self)
+        self.delivered = 0
+
+    @property
+    def time_ns(self) -> int:
+        """Certified time: that of the height delivered last."""
+        return self.delivered
 
     def _root_at(self, height: int) -> tuple[bytes, bytes] | None:
         return (self.roots[height], b"") if height in self.roots else None
@@ -90,8 +97,25 @@ def certification(height: int, root: bytes) -> Certification:
     return Certification(EPOCH, Height(height), root, b"", b"")
 
 
+def deliver(check: Any, process: Process, height: int, root: bytes, time_ns: int = 0) -> None:
+    process.delivered = time_ns or height
+    check.seen(process, consensus.DeliverCertification(certification(height, root)))
+
+
 def share(height: int, root: bytes, node: NodeId) -> CertificationShare:
     return CertificationShare(EPOCH, Height(height), root, b"", node, b"")
+
+
+def test_s5_certified_time_grows_also_over_a_recovery() -> None:
+    one, two = Process(0), Process(1)
+    check = checker(one, two)
+    deliver(check, one, 5, b"a", 50)
+    deliver(check, two, 4, b"b", 40)
+    one.real.driver.chain.cup.epoch = Epoch(2)
+    with pytest.raises(Violation, match="certified time does not grow from height 5 to 100"):
+        deliver(check, one, 100, b"c", 50)
+    with pytest.raises(Violation, match="certified time does not grow from height 5 to 3"):
+        deliver(check, two, 3, b"d", 51)
 
 
 def test_s6_and_s7_states_are_equal_and_what_is_certified_is_what_was_computed() -> None:
@@ -102,7 +126,7 @@ def test_s6_and_s7_states_are_equal_and_what_is_certified_is_what_was_computed()
     with pytest.raises(Violation, match="two different states at height 5"):
         check.seen(two, batch(5))
     with pytest.raises(Violation, match="two different states at height 5"):
-        check.seen(two, consensus.DeliverCertification(certification(5, b"b")))
+        deliver(check, two, 5, b"b")
     two.real.state.fault = "told to diverge"
     check.seen(two, batch(5))
 
@@ -167,8 +191,7 @@ def test_s16_a_recovery_keeps_what_a_quorum_had_certified() -> None:
     check = checker(*processes)
     for height, count in ((40, 4), (41, 3), (42, 2)):
         for process in processes[:count]:
-            delivered = consensus.DeliverCertification(certification(height, bytes([height])))
-            check.seen(process, delivered)
+            deliver(check, process, height, bytes([height]))
 
     def word(height: int) -> Any:
         return SimpleNamespace(
@@ -194,6 +217,11 @@ def test_s16_a_recovery_keeps_what_a_quorum_had_certified() -> None:
     with pytest.raises(Violation, match=r"nobody attested \(S16\)"):
         check.opens(machine, package(99), False)
     check.opens(machine, package(99), True)
+    check.chains[SUBNET, EPOCH, "v1"].finalized[99] = b"below"
+    check.opens(machine, package(41), False)
+    check.chains[SUBNET, EPOCH, "v1"].finalized[100] = b"beside"
+    with pytest.raises(Violation, match="not above the finalized 100"):
+        check.opens(machine, package(41), False)
 
 
 # --- S18 -------------------------------------------------------------------------------------
