@@ -30,7 +30,8 @@ from simulation.checker import ChainChecker, SignatureLedger, Violation
 from simulation.system.nns_checker import NnsChecker
 
 if TYPE_CHECKING:
-    from simulation.system.machine import Machine, ReplicaProcess
+    from simulation.system.machine import Machine
+    from simulation.system.processes import ReplicaProcess
     from simulation.system.swarm import System
 
 Age = tuple[SubnetId, int]

@@ -26,7 +26,8 @@ from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
 from simulation.system.checker import SystemChecker
 from simulation.system.disk import Disks
 from simulation.system.fibers import Fibers
-from simulation.system.machine import Machine, ReplicaProcess
+from simulation.system.machine import Machine
+from simulation.system.processes import ReplicaProcess
 from simulation.system.sockets import OPERATOR, Reply, Surroundings, Wires
 
 MACHINES_MAX = 16
