@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from cli.lab.drills import SCENARIOS
 from simulation import campaign, shrink
-from simulation.plan import random_plan
+from simulation.plan import KINDS, SYSTEM_KINDS, random_plan
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -111,6 +113,19 @@ def _tell(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def groups(counts: Counter[str]) -> Iterator[tuple[str, list[str]]]:
+    """Tell apart what plans injected, what came of it or went on anyway, and which drills ran."""
+    faults = {*KINDS, *SYSTEM_KINDS}
+    named = sorted(counts)
+    for title, kinds in (
+        ("faults injected", [k for k in named if k in faults]),
+        ("situations met", [k for k in named if k not in faults and k not in SCENARIOS]),
+        ("drills run", [k for k in named if k in SCENARIOS]),
+    ):
+        if kinds:
+            yield title, kinds
+
+
 def report(scenario: str, result: campaign.Result, first: int, seeds: int) -> list[str]:
     """Return what a person wants to know of a campaign, line by line."""
     seconds = result.seconds or 1e-9
@@ -120,7 +135,8 @@ def report(scenario: str, result: campaign.Result, first: int, seeds: int) -> li
         f"{result.rounds} rounds, {len(result.failures)} violations",
     ]
     width = max((len(k) for k in result.counts), default=0)
-    lines += [f"  {k:<{width}}  {v}" for k, v in sorted(result.counts.items())]
+    for title, kinds in groups(result.counts):
+        lines += [f"  {title}", *[f"    {k:<{width}}  {result.counts[k]}" for k in kinds]]
     lines += [f"  never met: {what}" for what in result.never_met]
     lines += [
         f"  {f.scenario}, seed {f.seed}: {f.reason}\n"

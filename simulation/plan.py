@@ -25,8 +25,17 @@ KINDS = (
     "stall clock",
     "members",
 )
-
-
+SYSTEM_KINDS = (
+    "orchestrator crash",
+    "power cut",
+    "full disk",
+    "space again",
+    "slow disk",
+    "bit rot",
+    "old registry",
+    "diverge",
+)
+"""Of whole swarms only."""
 ROLES = ("equivocators", "twins", "amnesiacs", "liars", "bad_dealers", "forgers")
 """Kinds of Byzantine nodes: fields of a plan."""
 
@@ -48,7 +57,7 @@ class Fault:
     Of whole swarms only: orchestrator crash; power cut: the machine goes dark at one of its next
     syncs, and loses what was not synced; full disk, space again; slow disk: from now on its replica
     waits for each sync; bit rot: of the newest checkpoint; old registry: it comes back with a
-    backup."""
+    backup; diverge: its replica computes another state, once, a few heights later."""
     nodes: tuple[int, ...] = ()
     amount: int = 0
     """skew: by how many nanoseconds; power cut: after how many more syncs; slow disk: nanoseconds

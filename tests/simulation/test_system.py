@@ -11,9 +11,11 @@ import pytest
 
 from cli.lab.drills import SCENARIOS
 from simulation.checker import Violation
+from simulation.plan import KINDS, SYSTEM_KINDS
 from simulation.scheduler import SECOND, Scheduler
 from simulation.system import drills
 from simulation.system.fibers import Fibers, Lock
+from simulation.system.storms import storm
 
 
 @pytest.mark.timeout(600)
@@ -23,6 +25,11 @@ def test_a_drill_in_a_storm(name: str) -> None:
     assert outcome.state_preserved and not outcome.error
     assert outcome.height_after > outcome.height_before
     assert met["catch-up packages"] > 0 and met["losses"] > 0
+
+
+def test_storms_draw_every_fault_of_swarms_and_none_that_has_no_name() -> None:
+    drawn = {f.kind for seed in range(400) for f in storm("upgrade", seed).faults}
+    assert set(SYSTEM_KINDS) <= drawn <= {*KINDS, *SYSTEM_KINDS}
 
 
 def test_a_seed_is_the_same_run_under_any_hash_seed() -> None:
