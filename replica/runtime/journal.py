@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from replica.protocol.errors import Malformed
-from replica.runtime.durable import make_folder, rename, sync_directory
+from replica.runtime.durable import make_folder, sync_directory, write_durably
 
 HEAD_BYTES = 12
 BATCH_BYTES_MAX = 64 << 20
@@ -114,14 +114,8 @@ class Journal:
 
     def rewrite(self, records: Iterable[bytes]) -> None:
         """Replace all records at once: written aside, synced, renamed."""
-        aside = self.path.with_suffix(".new")
-        with open(aside, "wb") as file:
-            for record in records:
-                file.write(frame([record]))
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(self.path, b"".join([frame([record]) for record in records]))
         self._file.close()
-        rename(aside, self.path)
         self._file = open(self.path, "ab")  # noqa: SIM115
 
     def close(self) -> None:
