@@ -47,9 +47,7 @@ def make(reader: Reader) -> list[Mutation]:
     elif reader.status is not Status.RUNNING:
         payload = Data()
     else:
-        past = reader.payloads_since(parent.hash, context.certified_height)
-        count_max = reader.settings_at(height).ingress_per_block_max
-        ingress = reader.context.payloads.build(past, context, count_max).ingress
+        ingress = _ingress(reader, parent.hash, height, context)
         payload = Data(ingress, dkg.select(reader, parent.hash, height))
     block = Block(
         version=reader.context.replica_version,
@@ -66,6 +64,22 @@ def make(reader: Reader) -> list[Mutation]:
     )
     signature = reader.context.keys.signing.sign(message)
     return [AddValidated(BlockProposal(block, payload, reader.node, signature))]
+
+
+def _ingress(
+    reader: Reader, parent: bytes, height: Height, context: ValidationContext
+) -> tuple[bytes, ...]:
+    """Choose requests that no ancestor holds: neither those executed here, nor those on the way.
+
+    A node whose state lags behind what others have certified looks further back; one that still
+    fetches its state can't tell, and leaves them to others.
+    """
+    executed = reader.context.state.latest_height
+    if executed < reader.chain.cup.height:
+        return ()
+    past = reader.payloads_since(parent, min(context.certified_height, executed))
+    count_max = reader.settings_at(height).ingress_per_block_max
+    return reader.context.payloads.build(past, context, count_max).ingress
 
 
 def _context(reader: Reader, parent: Block) -> ValidationContext | None:
