@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import pysyncobj_peer
-from bench.calibration import loop, slowness
+from bench.calibration import Meter
 from bench.swarm import heights, running
 from bench.table import Row
 from cli.lab import swarm as lab
@@ -31,44 +31,42 @@ REQUESTS = 60_000
 
 def run(say: Callable[[str], None]) -> list[Row]:
     options = lab.Options(nns_notary_delay_ms=1000)
-    loops = [loop() for _ in range(3)]
+    empty, single, load, raft = Meter(), Meter(), Meter(), Meter()
     say(f"4 application nodes, notary delay {options.notary_delay_ms} ms")
     with running(options) as swarm:
         probe = Agent([], swarm.root_key, timeout_s=2.0)
-        rate = _empty_rounds(swarm, probe)
+        with empty.measuring():
+            rate = _empty_rounds(swarm, probe)
         say("latency of single updates")
-        latencies = _latencies(swarm)
+        with single.measuring():
+            latencies = _latencies(swarm)
         say(f"signed updates over HTTP for {LOAD_S:.0f} s")
-        updates, shares = _signed_updates(swarm, probe, say)
-    loops += [loop() for _ in range(3)]
+        updates, shares = _signed_updates(swarm, load, say)
     say("PySyncObj, 3 processes")
-    peer = pysyncobj_peer.measure(10.0, Ground().free_ports(3))
-    loops += [loop() for _ in range(3)]
-    slow = slowness(loops)
-    note = f"machine {slow:.2f} times slower than the reference"
-    raft = "PySyncObj commands/s"
+    with raft.measuring():
+        peer = pysyncobj_peer.measure(10.0, Ground().free_ports(3))
     return [
         _row(
             "empty_rounds",
             rate,
             "rounds/s",
             8,
-            slow,
-            f"notary delay {options.notary_delay_ms} ms; {note}",
+            empty.slowness,
+            f"notary delay {options.notary_delay_ms} ms; {empty.note}",
         ),
         Row(
             "signed_updates",
             round(updates, 1),
             "updates/s",
-            raft,
+            "PySyncObj commands/s",
             round(peer, 1),
             round(updates / peer, 3),
-            f"1500 / {slow:.2f}",
-            updates * slow >= 1500,
-            f"{note}; {shares}",
+            f"1500 / {load.slowness:.2f}",
+            updates * load.slowness >= 1500,
+            f"{load.note}; {shares}; peer: {raft.note}",
         ),
-        Row("latency_p50", round(latencies[len(latencies) // 2], 3), "s", note=note),
-        Row("latency_p99", round(latencies[int(len(latencies) * 0.99)], 3), "s", note=note),
+        Row("latency_p50", round(latencies[len(latencies) // 2], 3), "s", note=single.note),
+        Row("latency_p99", round(latencies[int(len(latencies) * 0.99)], 3), "s", note=single.note),
     ]
 
 
@@ -107,8 +105,9 @@ def _latencies(swarm: Swarm) -> list[float]:
     return sorted(taken)
 
 
-def _signed_updates(swarm: Swarm, probe: Agent, say: Callable[[str], None]) -> tuple[float, str]:
+def _signed_updates(swarm: Swarm, meter: Meter, say: Callable[[str], None]) -> tuple[float, str]:
     """Return certified updates a second over the whole time, and where the time went."""
+    meter.calibrate()
     plan = swarm.folder / "load.json"
     plain = {
         "urls": swarm.app.urls,
@@ -136,7 +135,8 @@ def _signed_updates(swarm: Swarm, probe: Agent, say: Callable[[str], None]) -> t
         answer: list[str] = []
         reading = threading.Thread(target=lambda: answer.append(client.stdout.readline()))  # type: ignore[union-attr]
         reading.start()
-        time.sleep(LOAD_S)
+        with meter.counting():
+            time.sleep(LOAD_S)
         after, seconds = _certified_entries(swarm), time.monotonic() - began
         reading.join(30)
         say(f"HTTP answers: {answer[0].strip() if answer else 'none'}")
@@ -144,6 +144,7 @@ def _signed_updates(swarm: Swarm, probe: Agent, say: Callable[[str], None]) -> t
     finally:
         client.kill()
         client.wait()
+        meter.calibrate()
 
 
 def _certified_entries(swarm: Swarm) -> int:

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable
 
-from bench.calibration import loop, slowness
+from bench.calibration import Meter
 from bench.table import Row
 from simulation.plan import Plan
 from simulation.scheduler import GENESIS_NS, SECOND
@@ -37,19 +37,21 @@ def _measure(name: str, nodes: int, real_bls: bool, rounds: int, target: int) ->
     gc.collect()
     gc.freeze()
     gc.disable()  # as in campaigns, which collect between seeds
-    loops, seconds, height = [loop()], 0.0, 0
+    meter, seconds, height = Meter(), 0.0, 0
+    meter.calibrate(1)
     try:
         for i in range(1, SLICES + 1):
             goal = i * rounds
-            began = time.perf_counter()
-            world.run(lambda goal=goal: world.finalized_height() >= goal, 3600 * SECOND)  # type: ignore[misc]
-            seconds += time.perf_counter() - began
+            with meter.counting():
+                began = time.perf_counter()
+                world.run(lambda goal=goal: world.finalized_height() >= goal, 3600 * SECOND)  # type: ignore[misc]
+                seconds += time.perf_counter() - began
             height = world.finalized_height()
-            loops += [loop(), loop()]
+            meter.calibrate(2)
     finally:
         gc.enable()
         gc.unfreeze()
-    rate, slow = height / seconds, slowness(loops)
+    rate, slow = height / seconds, meter.slowness
     virtual = (world.now - GENESIS_NS) / 1e9
     return Row(
         name=name,
@@ -60,5 +62,5 @@ def _measure(name: str, nodes: int, real_bls: bool, rounds: int, target: int) ->
         ratio=round(rate / (height / virtual), 2),
         target=f"{target} / {slow:.2f}",
         met=rate * slow >= target,
-        note=f"machine {slow:.2f} times slower than the reference; scaled {rate * slow:.1f}",
+        note=f"{meter.note}; scaled {rate * slow:.1f}",
     )

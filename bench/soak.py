@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from bench.calibration import loop, slowness
+from bench.calibration import Meter
 from bench.swarm import heights, running
 from bench.table import Row
 from cli.lab import swarm as lab
@@ -25,8 +25,8 @@ def run(say: Callable[[str], None]) -> list[Row]:
         poll_ms=1500,
         stall_limit_ms=60_000,
     )
-    loops = [loop() for _ in range(3)]
-    with running(options) as swarm:
+    meter = Meter()
+    with running(options) as swarm, meter.measuring():
         probe = Agent([], swarm.root_key, timeout_s=8.0)
         began, first = time.monotonic(), max(heights(swarm, probe))
         memory: dict[int, int] = {}
@@ -36,9 +36,7 @@ def run(say: Callable[[str], None]) -> list[Row]:
             height = max(heights(swarm, probe, "certified_height"))
             say(f"minute {minute}: certified {height}, {memory[minute] >> 20} MiB in all")
         rate = (max(heights(swarm, probe)) - first) / (time.monotonic() - began)
-    loops += [loop() for _ in range(3)]
-    slow = slowness(loops)
-    machine = f"{slow:.2f} times slower than the reference"
+    slow = meter.slowness
     early, late = memory[min(2, len(memory))], memory[len(memory)]
     return [
         Row(
@@ -47,7 +45,7 @@ def run(say: Callable[[str], None]) -> list[Row]:
             "rounds/s",
             target=f"0.3 / {slow:.2f}",
             met=rate * slow >= 0.3,
-            note=f"{NODES} nodes, {MINUTES:.0f} minutes; machine {machine}",
+            note=f"{NODES} nodes, {MINUTES:.0f} minutes; {meter.note}",
         ),
         Row(
             "soak_memory",
