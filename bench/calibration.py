@@ -3,7 +3,8 @@
 Two things make a virtual machine slow: its cores do less in a second of CPU time (which the loop
 tells; it does what the simulator does most: heap, dictionaries, calls, short hashes), and its host
 gives them to others meanwhile (which the kernel counts as stolen time). The loop runs before and
-after what is measured, in CPU time; stolen time is counted while it is measured.
+after what is measured, in CPU time; stolen time is counted while it is measured. Work of a single
+thread is better measured in CPU time itself.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def loop() -> float:
 class Ticks:
     """CPU time of the whole machine since it was started, in hundredths of a second."""
 
-    used: int
+    total: int
+    """Of all cores, idle or not."""
     stolen: int
     """Time in which a core was wanted and the host ran something else on it."""
 
@@ -49,10 +51,8 @@ def ticks(stat: Path = STAT) -> Ticks:
     """Read the kernel's counters (proc(5)); none where there is no such file."""
     if not stat.exists():
         return Ticks(0, 0)
-    user, nice, system, _idle, _wait, irq, soft, stolen = map(
-        int, stat.read_text().splitlines()[0].split()[1:9]
-    )
-    return Ticks(user + nice + system + irq + soft, stolen)
+    counts = [int(n) for n in stat.read_text().splitlines()[0].split()[1:9]]
+    return Ticks(sum(counts), counts[7])
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Meter:
     """What the machine was like while something was measured."""
 
     loops: list[float] = field(default_factory=list)
-    used: int = 0
+    total: int = 0
     stolen: int = 0
 
     def calibrate(self, count: int = 3) -> None:
@@ -72,7 +72,7 @@ class Meter:
         before = ticks()
         yield
         after = ticks()
-        self.used += after.used - before.used
+        self.total += after.total - before.total
         self.stolen += after.stolen - before.stolen
 
     @contextmanager
@@ -85,8 +85,8 @@ class Meter:
 
     @property
     def stolen_share(self) -> float:
-        """How much of the time in which cores were wanted the host gave to others."""
-        return self.stolen / max(self.used + self.stolen, 1)
+        """How much of the cores' time the host gave to others."""
+        return self.stolen / max(self.total, 1)
 
     @property
     def slowness(self) -> float:
@@ -95,7 +95,5 @@ class Meter:
 
     @property
     def note(self) -> str:
-        return (
-            f"machine {self.slowness:.2f} times slower than the reference, "
-            f"{self.stolen_share:.0%} of its time stolen"
-        )
+        text = f"machine {self.slowness:.2f} times slower than the reference"
+        return f"{text}, {self.stolen_share:.0%} of its time stolen" if self.total else text

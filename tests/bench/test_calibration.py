@@ -12,12 +12,12 @@ from bench.calibration import REFERENCE_S, Meter, Ticks, loop, ticks
 def test_the_kernels_counters_are_read(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
     stat.write_text("cpu  100 5 20 9000 7 1 2 40 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
-    assert ticks(stat) == Ticks(used=128, stolen=40)
+    assert ticks(stat) == Ticks(total=9175, stolen=40)
     assert ticks(tmp_path / "none") == Ticks(0, 0)
 
 
 def test_slow_cores_and_stolen_time_multiply() -> None:
-    meter = Meter(loops=[REFERENCE_S, 3 * REFERENCE_S], used=300, stolen=100)
+    meter = Meter(loops=[REFERENCE_S, 3 * REFERENCE_S], total=400, stolen=100)
     assert meter.stolen_share == pytest.approx(0.25)
     assert meter.slowness == pytest.approx(2 / 0.75)
     assert "25% of its time stolen" in meter.note
