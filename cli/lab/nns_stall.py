@@ -89,9 +89,11 @@ def nns_stall(drill: Drill) -> Outcome:
             0.05,
         )
         rto = drill.now_s() - fault_at
-        running = {(drill.status(n) or {}).get("replica_version") for n in acting}
-        if running - {None} != {change.version}:  # one may be starting again just now
-            raise NotVerified(f"the NNS resumed with the releases {running}")
+        drill.wait_for(
+            "every node that acted to run the new release",  # one may be starting again just now
+            lambda: all(_release(drill, n) == change.version for n in acting),
+            60,
+        )
         notes.append(f"the NNS is certified at {drill.certified_height(subnet)}")
     with phases.phase("govern again") as notes:
         kept, text = govern_again(drill, bundle, voter, before, version, 60)
@@ -152,6 +154,12 @@ def _restart(drill: Drill, nodes: tuple[NodeEntry, ...]) -> None:
         drill.supervisor.hold(node.folder)
         drill.supervisor.release(node.folder)
     drill.wait_for("the restarted nodes", lambda: all(drill.status(n) for n in nodes), 60)
+
+
+def _release(drill: Drill, node: NodeEntry) -> str | None:
+    """Return which release a node's replica runs; None: it runs none just now."""
+    status = drill.status(node)
+    return None if status is None else status.get("replica_version")
 
 
 def halt(drill: Drill, node: NodeEntry, key: Any) -> int:
