@@ -24,6 +24,12 @@ class Violation(AssertionError):
     """A property of the protocol does not hold."""
 
 
+def check_same(table: dict[int, bytes], height: int, value: bytes, what: str) -> None:
+    """Note what a height has, the first time; ever after it is that. Raises: Violation."""
+    if table.setdefault(height, value) != value:
+        raise Violation(f"two different {what} at height {height}")
+
+
 class ChainChecker:
     """What honest replicas hold of one chain: of a subnet, in an epoch, under one release."""
 
@@ -38,10 +44,6 @@ class ChainChecker:
         self._finalized_seen: dict[int, int] = {}
         self._notarized_seen: dict[int, int] = {}
 
-    def _same(self, table: dict[int, bytes], height: int, value: bytes, what: str) -> None:
-        if table.setdefault(height, value) != value:
-            raise Violation(f"two different {what} at height {height}")
-
     def look_at(self, who: int, driver: Driver, state: StateView) -> None:
         """S1, S2, S4, S5, S13, S14 on what a replica holds now. `who`: its number."""
         chain = driver.chain
@@ -54,13 +56,13 @@ class ChainChecker:
         for height in range(first, chain.finalized_height + 1):
             entry = chain.finalized_block(height)
             if entry is not None:
-                self._same(self.finalized, height, entry.hash, "finalized blocks")
+                check_same(self.finalized, height, entry.hash, "finalized blocks")
                 self._check_context(driver, height)
             beacon, tape = chain.beacons.get(height), chain.tapes.get(height)
             if beacon is not None:
-                self._same(self.beacons, height, artifacts.beacon_hash(beacon), "beacons")
+                check_same(self.beacons, height, artifacts.beacon_hash(beacon), "beacons")
             if tape is not None:
-                self._same(self.tapes, height, tape.signature, "tapes")
+                check_same(self.tapes, height, tape.signature, "tapes")
         self._finalized_seen[who] = chain.finalized_height
         self._check_bound(driver, state)
         self._check_epoch(who, driver)
@@ -73,7 +75,7 @@ class ChainChecker:
             for hash_ in chain.notarized.get(height, ()):
                 self.notarized.setdefault(height, set()).add(hash_)
             for final in pool.at(Finalization, height):
-                self._same(self.finalized_directly, height, final.block, "finalizations")
+                check_same(self.finalized_directly, height, final.block, "finalizations")
             final_hash = self.finalized_directly.get(height)
             if final_hash is not None and self.notarized.get(height, set()) - {final_hash}:
                 raise Violation(f"the finalized height {height} has another notarized block")
@@ -85,8 +87,8 @@ class ChainChecker:
         assert entry is not None
         block = entry.block
         summary = driver.chain.summary_of(entry.hash)
-        registry = driver.context.registry
-        if summary and block.rank > registry.subnet(summary.registry_version).faults_max:
+        assert summary is not None, "a finalized block lies in an interval"
+        if block.rank > driver.context.registry.subnet(summary.registry_version).faults_max:
             raise Violation(f"a block of rank {block.rank} was finalized at height {height}")
         parent = driver.chain.blocks.get(block.parent)
         if parent is not None and parent.block.context.time_ns >= block.context.time_ns:
@@ -164,7 +166,7 @@ class Checker(ChainChecker):
     def executed(self, node: Node, batch: Batch) -> None:
         """S6: equal states. S12: a request is executed once."""
         height = batch.height
-        self._same(self.roots, height, node.state.trees[height][0], "states")
+        check_same(self.roots, height, node.state.trees[height][0], "states")
         for request in batch.ingress:
             if self.requests.setdefault(request, height) != height:
                 raise Violation(f"a request of height {height} was executed before (S12)")
@@ -172,7 +174,7 @@ class Checker(ChainChecker):
     def certified(self, node: Node, certification: artifacts.Certification) -> None:
         """S7: what is certified is what honest nodes computed."""
         self.certified_height = max(self.certified_height, certification.height)
-        self._same(self.roots, certification.height, certification.root, "certified states")
+        check_same(self.roots, certification.height, certification.root, "certified states")
         if certification.height <= node.state.certified_height:
             raise Violation(f"node {node.index} goes back to a certified height")  # S9
 
@@ -199,7 +201,7 @@ class Checker(ChainChecker):
 
     def adopted(self, node: Node, package: CatchUpPackage) -> None:
         """S8: one CUP a height, on the grid of intervals. S9: never back. S11: one public key."""
-        self._same(self.cups, package.height, package.content, "CUPs")
+        check_same(self.cups, package.height, package.content, "CUPs")
         if package.height % (self.plan.interval + 1):
             raise Violation(f"a CUP at height {package.height}, off the interval grid")
         if package.height <= node.package.height:

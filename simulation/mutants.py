@@ -470,7 +470,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("faithless", "attests and promises nothing", "attested", _promise_nothing),
     Mutant("hasty-upgrade", "swaps the release before the CUP", "upgrade", _run_the_newest),
     Mutant("elbows", "writes aside where the replica does", "stop and go", _write_aside_together),
-    Mutant("two-handed", "replays in one folder at a time", "impatient", _replay_at_once),
+    Mutant("two-handed", "replays twice at once in one folder", "impatient", _replay_at_once),
     Mutant("nameless", "syncs files, but not their names", "dark", _sync_no_names),
     Mutant("careless", "sends what it wrote but did not sync", "dark", _sync_no_batches),
     Mutant("brittle", "takes a torn batch for damage", "dark", _mistake_holes),

@@ -33,7 +33,7 @@ from replica.protocol.ids import Height
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
 from replica.protocol.registry_transport import Mutation
-from simulation.checker import Violation
+from simulation.checker import Violation, check_same
 from simulation.doubles import DivergingChain, HashChain, manifest_root
 from simulation.genesis import publish
 from simulation.plan import Plan
@@ -352,9 +352,7 @@ class RecoveryWorld(World):
 
     def certified(self, node: Node, certification: Certification) -> None:
         node.state.certified_height = certification.height
-        self.checker._same(
-            self.checker.roots, certification.height, certification.root, "certified states"
-        )
+        check_same(self.checker.roots, certification.height, certification.root, "certified states")
 
     def is_honest(self, node: Node) -> bool:
         return False  # nodes diverge here: what must hold is checked by this world itself

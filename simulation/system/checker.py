@@ -26,7 +26,7 @@ from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Unavailable
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import NodeId, SubnetId
-from simulation.checker import ChainChecker, SignatureLedger, Violation
+from simulation.checker import ChainChecker, SignatureLedger, Violation, check_same
 from simulation.system.nns_checker import NnsChecker
 
 if TYPE_CHECKING:
@@ -45,9 +45,8 @@ a release makes above the package that ends it are made again by the next one.""
 class EpochRecord:
     """What was seen of one subnet in one epoch."""
 
-    executed: dict[int, bytes] = field(default_factory=dict)
-    """Root of the state tree by height, on replicas that were not told to diverge."""
-    certified: dict[int, bytes] = field(default_factory=dict)
+    roots: dict[int, bytes] = field(default_factory=dict)
+    """Of the state tree by height: certified, or computed where nobody was told to diverge."""
     cups: dict[int, bytes] = field(default_factory=dict)
     requests: dict[bytes, int] = field(default_factory=dict)
     """The height at which each was executed, by its hash."""
@@ -89,10 +88,6 @@ class SystemChecker:
         self._attested: dict[int, tuple[int, int]] = {}
         """Epoch and registry version of a machine's last attestation."""
         self._looked: set[tuple[int, Age]] = set()
-
-    def _same(self, table: dict[int, bytes], height: int, value: bytes, what: str) -> None:
-        if table.setdefault(height, value) != value:
-            raise Violation(f"two different {what} at height {height}")
 
     # -- a replica starts
 
@@ -159,8 +154,7 @@ class SystemChecker:
                 self._signed(process, artifact, epoch)
             case consensus.DeliverCertification(certification):
                 height = certification.height
-                self._same(record.certified, height, certification.root, "certified states")  # S7
-                self._same(record.executed, height, certification.root, "states")
+                check_same(record.roots, height, certification.root, "states")  # S7
                 record.certified_by[height] += 1
                 assert real.state.certified is not None
                 time_ns = real.state.certified.snapshot.system.time_ns
@@ -170,7 +164,7 @@ class SystemChecker:
                     self.system.counts["keys dealt for another subnet"] += 1
                 self._executed(process, real, record, batch)
             case consensus.AdoptCup(package):
-                self._same(record.cups, package.height, package.content, "packages")  # S8
+                check_same(record.cups, package.height, package.content, "packages")  # S8
                 self._check_cup(process, package.height)
                 self._check_key(process, package)
                 if package.subnet == real.records.nns():
@@ -192,7 +186,7 @@ class SystemChecker:
         name, height = process.it.name, batch.height
         root = real.state.certified_root_at(height)
         if real.state.fault is None and root is not None:
-            self._same(record.executed, height, root[0], "states")
+            check_same(record.roots, height, root[0], "states")
         for raw in batch.ingress:
             if record.requests.setdefault(sha256(raw), height) != height:
                 raise Violation(f"{name} executes a request of height {height} again (S12)")
