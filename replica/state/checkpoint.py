@@ -42,22 +42,24 @@ def bucket_name(border: bytes | None) -> str:
     return FIRST if border is None else sha256(b"bucket" + border)[:16].hex()
 
 
-def border_at_or_below(rows: RowStore, table: str, key: bytes) -> bytes | None:
-    """Return the key that opens the bucket which a key falls into; None: the first bucket."""
-    for candidate, _ in rows.scan(table, b"", key + b"\x00", reverse=True):
+def border_below(rows: RowStore, table: str, key: bytes) -> bytes | None:
+    """Return the key that opens the bucket before a key; None: the first bucket."""
+    for candidate, _ in rows.scan(table, b"", key, reverse=True):
         if is_border(candidate):
             return candidate
     return None
 
 
-def _bucket(rows: RowStore, table: str, border: bytes | None) -> bytes:
-    """Return the canonical bytes of one bucket; empty when it holds no row."""
-    packed = []
+def _bucket(rows: RowStore, table: str, border: bytes | None) -> tuple[bytes, bytes | None]:
+    """Return the canonical bytes of one bucket (empty when it holds no row) and the next border."""
+    packed: list[list[bytes]] = []
+    end: bytes | None = None
     for key, row in rows.scan(table, border or b"", None, reverse=False):
         if is_border(key) and key != border:
+            end = key
             break
         packed.append([key, row])
-    return cbor.dumps(packed) if packed else b""
+    return cbor.dumps(packed) if packed else b"", end
 
 
 class Writer:
@@ -95,24 +97,42 @@ class Writer:
         if base is None or not base.is_dir():
             self._all_buckets(folder, qualified, rows)
             return
-        borders: dict[str, bytes | None] = {}
-        gone: set[str] = set()
-        for key in sorted(dirty or ()):
-            border = border_at_or_below(rows, qualified, key)
-            borders[bucket_name(border)] = border
-            if is_border(key):
-                before = _border_below(rows, qualified, key)
-                borders[bucket_name(before)] = before
-                if border != key:
-                    gone.add(bucket_name(key))
+        rewritten, gone = self._changed_buckets(folder, qualified, rows, sorted(dirty or ()))
         for name in sorted(os.listdir(base)):
             bucket = name.removesuffix(".rows")
-            if bucket not in borders and bucket not in gone:
+            if bucket not in rewritten and bucket not in gone:
                 self._link(f"{folder}/{name}")
-        for bucket, border in sorted(borders.items()):
-            data = _bucket(rows, qualified, border)
-            if data:
-                self._put(f"{folder}/{bucket}.rows", data)
+
+    def _changed_buckets(
+        self, folder: str, qualified: str, rows: RowStore, dirty: list[bytes]
+    ) -> tuple[set[str], set[str]]:
+        """Write the buckets that changed keys, in order, are in; return these and those that went.
+
+        Each bucket is read once, however many of its keys have changed.
+        """
+        rewritten: set[str] = set()
+        gone: set[str] = set()
+        end: bytes | None = b""
+        """The first key after the bucket that was written last; None: it is the last bucket."""
+        for key in dirty:
+            is_inside = end is None or key < end
+            opens = is_border(key) and rows.get(qualified, key) is not None
+            if is_border(key) and not opens:
+                gone.add(bucket_name(key))
+            if is_inside and not opens:
+                continue
+            borders: list[bytes | None] = []
+            if key != end:  # else the bucket below was just written
+                borders.append(border_below(rows, qualified, key))
+            if opens:
+                borders.append(key)
+            for border in borders:
+                data, end = _bucket(rows, qualified, border)
+                name = bucket_name(border)
+                rewritten.add(name)
+                if data:
+                    self._put(f"{folder}/{name}.rows", data)
+        return rewritten, gone
 
     def _all_buckets(self, folder: str, qualified: str, rows: RowStore) -> None:
         packed: list[list[bytes]] = []
@@ -145,13 +165,6 @@ class Writer:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-
-
-def _border_below(rows: RowStore, table: str, key: bytes) -> bytes | None:
-    for candidate, _ in rows.scan(table, b"", key, reverse=True):
-        if is_border(candidate):
-            return candidate
-    return None
 
 
 # --- reading ---------------------------------------------------------------------------------
