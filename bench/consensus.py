@@ -34,20 +34,26 @@ REQUESTS = 100_000
 
 def run(say: Callable[[str], None]) -> list[Row]:
     options = lab.Options(nns_notary_delay_ms=1000)
-    empty, single, load, raft = Meter(), Meter(), Meter(), Meter()
+    machine, empty, single, load, raft = Meter(), Meter(), Meter(), Meter(), Meter()
+    machine.calibrate()
     say(f"4 application nodes, notary delay {options.notary_delay_ms} ms")
     with running(options) as swarm:
         probe = Agent([], swarm.root_key, timeout_s=2.0)
-        with empty.measuring():
+        with empty.counting():
             rate = _empty_rounds(swarm, probe)
         say("latency of single updates")
-        with single.measuring():
+        with single.counting():
             latencies = _latencies(swarm)
         say(f"signed updates over HTTP for {LOAD_S:.0f} s")
         updates, shares = _signed_updates(swarm, load, say)
+    machine.calibrate()
     say("PySyncObj, 3 processes")
-    with raft.measuring():
+    with raft.counting():
         peer = pysyncobj_peer.measure(10.0, Ground().free_ports(3))
+    machine.calibrate()
+    # Loops run beside a swarm, which keeps all cores busy, would say too much for it.
+    for meter in (empty, single, load, raft):
+        meter.loops = machine.loops
     return [
         _row(
             "empty_rounds",
@@ -110,7 +116,6 @@ def _latencies(swarm: Swarm) -> list[float]:
 
 def _signed_updates(swarm: Swarm, meter: Meter, say: Callable[[str], None]) -> tuple[float, str]:
     """Return certified updates a second over the whole time, and where the time went."""
-    meter.calibrate()
     plan = swarm.folder / "load.json"
     plain = {
         "urls": swarm.app.urls,
@@ -149,7 +154,6 @@ def _signed_updates(swarm: Swarm, meter: Meter, say: Callable[[str], None]) -> t
     finally:
         client.kill()
         client.wait()
-        meter.calibrate()
 
 
 def _certified_entries(swarm: Swarm) -> tuple[int, int]:

@@ -26,7 +26,8 @@ def run(say: Callable[[str], None]) -> list[Row]:
         stall_limit_ms=60_000,
     )
     meter = Meter()
-    with running(options) as swarm, meter.measuring():
+    meter.calibrate()
+    with running(options) as swarm, meter.counting():
         probe = Agent([], swarm.root_key, timeout_s=8.0)
         began, first = time.monotonic(), max(heights(swarm, probe))
         memory: dict[int, int] = {}
@@ -36,6 +37,7 @@ def run(say: Callable[[str], None]) -> list[Row]:
             height = max(heights(swarm, probe, "certified_height"))
             say(f"minute {minute}: certified {height}, {memory[minute] >> 20} MiB in all")
         rate = (max(heights(swarm, probe)) - first) / (time.monotonic() - began)
+    meter.calibrate()
     slow = meter.slowness
     early, late = memory[min(2, len(memory))], memory[len(memory)]
     return [
