@@ -31,7 +31,7 @@ from replica.protocol.hashing import leb128
 from replica.protocol.ids import Height
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def witness_fault(root: bytes, witness: bytes, height: int) -> str | None:
     """Return what is wrong with the claim that a root is the state tree of a height."""
     try:

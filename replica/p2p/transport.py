@@ -31,8 +31,10 @@ from replica.runtime.settings import Secrets
 BURST_BYTES = 1 << 16
 """So much of what waits is encrypted and sent in one go."""
 QUEUE_BYTES_MAX = 32 << 20
-KNOWN_MAX = 4_096
-"""Artifacts remembered for each peer: of some hundred rounds; older ones are not sent again."""
+KNOWN_MAX = 1_024
+"""Artifacts remembered for each peer: of some fifty rounds; older ones are not sent again."""
+ENCODED_MAX = 512
+"""Artifacts whose bytes are kept, for the next peer that is to be sent them."""
 REDIAL_S_MIN, REDIAL_S_MAX = 0.1, 2.0
 RPC_TIMEOUT_S = 10.0
 OUTSTANDING_MAX = 16
@@ -208,7 +210,7 @@ class Transport:
                 sha256(body).digest(),
                 wire.frame(wire.ARTIFACT, body),
             )
-            if len(self._encoded) > 4096:
+            if len(self._encoded) > ENCODED_MAX:
                 self._encoded.popitem(last=False)
         return found
 

@@ -395,7 +395,7 @@ def _number_size(head: int) -> int:
 # --- what is signed --------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _message(separator: str, *parts: object) -> bytes:
     return domain(separator) + cbor.dumps([bytes(p) if isinstance(p, bytes) else p for p in parts])
 

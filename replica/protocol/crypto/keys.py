@@ -50,7 +50,7 @@ class Ed25519Key:
         return self._key.sign(message)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def verify_ed25519(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """Check a signature by the rules of ZIP 215.
 
