@@ -85,7 +85,7 @@ class StateManager:
         self.executed: dict[int, Executed] = {}
         self.certified: Certified | None = None
         self.manifests: dict[int, manifest.Manifest] = {}
-        self._dirty: dict[str, set[bytes]] = {}
+        self._changed = checkpoint.Changed()
         self._base: int | None = None
         self._tip: Snapshot = genesis(subnet)
         self._requests: hash_tree.Tree = hash_tree.EMPTY
@@ -144,7 +144,7 @@ class StateManager:
         self._set_tip(snapshot)
         self._requests = state_tree.requests(hash_tree.EMPTY, snapshot, snapshot.ingress)
         self._certified_height = snapshot.height
-        self._dirty, self._base = {}, None
+        self._changed, self._base = checkpoint.Changed(), None
 
     def _set_tip(self, snapshot: Snapshot) -> None:
         self._tip = snapshot
@@ -220,11 +220,16 @@ class StateManager:
         )
 
     def _advance(self, executed: Executed) -> None:
-        """Make an executed height the tip; its rows are what the next checkpoint rewrites."""
+        """Make an executed height the tip; what it changed, the next checkpoint rewrites."""
         self.executed[executed.snapshot.height] = executed
+        for id_ in executed.result.touched_requests:
+            for status in (self._tip.ingress.get(id_), executed.snapshot.ingress.get(id_)):
+                if status is not None:
+                    self._changed.spans.add(checkpoint.span_of(status))
         self._set_tip(executed.snapshot)
         for name, rows in executed.result.rows.changes.items():
-            self._dirty.setdefault(name, set()).update(rows)
+            if "#" not in name:  # index tables are derived, and in no checkpoint
+                self._changed.tables.setdefault(name, set()).update(rows)
 
     def _with_fault(self, snapshot: Snapshot) -> Snapshot:
         fault = self.fault
@@ -303,13 +308,12 @@ class StateManager:
             base = self.folder(self._base) if self._base is not None else None
             if base is not None and not base.is_dir():
                 base = None
-            dirty = {name: keys for name, keys in self._dirty.items() if "#" not in name}
-            checkpoint.Writer(aside, base).write(self._tip, self._rows(), dirty)
+            checkpoint.Writer(aside, base).write(self._tip, self._rows(), self._changed)
             sync_folder(aside)
             rename(aside, target)
         root = self._root_of(height)
         self._record_root(height, root)
-        self._dirty, self._base = {}, height
+        self._changed, self._base = checkpoint.Changed(), height
         return root
 
     def _root_path(self, height: int) -> Path:

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from replica.abi.tables import decode_row, index_key, index_table
 from replica.client.folders import files, scan
@@ -62,23 +61,44 @@ def _bucket(rows: RowStore, table: str, border: bytes | None) -> tuple[bytes, by
     return cbor.dumps(packed) if packed else b"", end
 
 
+def span_of(status: IngressStatus) -> int:
+    """Return the number of the file that a user's request is packed into."""
+    return status.expiry_ns // INGRESS_SPAN_NS
+
+
+@dataclass
+class Changed:
+    """What has changed since the base checkpoint: all else is linked."""
+
+    tables: dict[str, set[bytes]] = field(default_factory=dict)
+    """Keys, by qualified table name."""
+    spans: set[int] = field(default_factory=set)
+    """Of users' requests."""
+
+
 class Writer:
     """Writes one checkpoint into a new folder."""
 
     def __init__(self, folder: Path, base: Path | None) -> None:
         self.folder, self.base = folder, base
 
-    def write(self, snapshot: Snapshot, rows: RowStore, dirty: dict[str, set[bytes]]) -> None:
-        """`dirty`: keys changed since the base checkpoint, by qualified table name."""
+    def write(self, snapshot: Snapshot, rows: RowStore, changed: Changed) -> None:
         self._put("system.cbor", canonical.encode(snapshot.system))
-        spans: dict[int, list[Any]] = {}
-        for id_, status in sorted(snapshot.ingress.items()):
-            span = spans.setdefault(status.expiry_ns // INGRESS_SPAN_NS, [])
-            span.append([id_, canonical.pack(status)])
-        for number, span in sorted(spans.items()):
-            self._put(f"ingress/{number:016x}.cbor", cbor.dumps(span))
+        self._requests(snapshot, changed.spans)
         for id_ in sorted(snapshot.canisters):
-            self._canister(snapshot.canisters[id_], rows, dirty)
+            self._canister(snapshot.canisters[id_], rows, changed.tables)
+
+    def _requests(self, snapshot: Snapshot, changed: set[int]) -> None:
+        spans: dict[int, list[bytes]] = {}
+        for id_, status in snapshot.ingress.items():
+            spans.setdefault(span_of(status), []).append(id_)
+        for number, ids in sorted(spans.items()):
+            path = f"ingress/{number:016x}.cbor"
+            if number not in changed and self.base is not None and (self.base / path).is_file():
+                self._link(path)
+            else:
+                packed = [[i, canonical.pack(snapshot.ingress[i])] for i in sorted(ids)]
+                self._put(path, cbor.dumps(packed))
 
     def _canister(self, canister: Canister, rows: RowStore, dirty: dict[str, set[bytes]]) -> None:
         folder = f"canisters/{canister.id.hex()}"
@@ -250,4 +270,4 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["Writer", "compute_manifest", "files", "load", "remove"]
+__all__ = ["Changed", "Writer", "compute_manifest", "files", "load", "remove"]

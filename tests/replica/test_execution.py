@@ -10,7 +10,7 @@ import pytest
 from replica.abi import bundle as bundles
 from replica.abi.bundle import BundleRefused
 from replica.execution.round import Round
-from replica.protocol import artifacts, candid, cup, manifest
+from replica.protocol import artifacts, candid, canonical, cup, manifest
 from replica.protocol.artifacts import Block, Summary, ValidationContext
 from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.hashing import sha256
@@ -26,6 +26,7 @@ from replica.protocol.ids import (
     canister_id,
 )
 from replica.state import checkpoint
+from replica.state.records import IngressStatus
 from tests.nns.harness import ADMIN, Machine, Refused, make_bundle
 
 COUNTER_DID = """
@@ -317,12 +318,39 @@ def test_checkpoint_is_a_function_of_the_state_alone(machine: Machine, tmp_path:
     folder = tmp_path / "scratch"
     folder.mkdir()
     writer = checkpoint.Writer(folder, None)
-    writer.write(machine.state._tip, machine.state._rows(), {})
+    writer.write(machine.state._tip, machine.state._rows(), checkpoint.Changed())
     assert manifest.root(checkpoint.compute_manifest(folder)) == incremental
     snapshot, changes = checkpoint.load(machine.state.folder(machine.height), Height(7))
     assert snapshot.system == machine.state._tip.system
     assert snapshot.canisters == machine.state._tip.canisters
     assert sum(len(r) for n, r in changes.items() if "#" not in n) == 1
+
+
+def test_a_checkpoint_packs_only_requests_of_spans_that_changed(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While requests come, are answered and expire: the same files as from scratch."""
+    packed: list[object] = []
+    pack = canonical.pack
+    monkeypatch.setattr(canonical, "pack", lambda record: packed.append(record) or pack(record))
+    sizes = []
+    for turn in range(30):
+        for amount in range(6):
+            machine.call(FIRST, DID, "add", amount)
+        machine.block(seconds=9, checkpoint=False)
+        packed.clear()
+        machine.block(checkpoint=True)
+        sizes.append(sum(isinstance(r, IngressStatus) for r in packed))
+        folder = tmp_path / f"scratch-{turn}"
+        folder.mkdir()
+        checkpoint.Writer(folder, None).write(
+            machine.state._tip, machine.state._rows(), checkpoint.Changed()
+        )
+        root = machine.state.checkpoint_root_at(machine.height)
+        assert manifest.root(checkpoint.compute_manifest(folder)) == root
+    count = len(machine.state._tip.ingress)
+    assert count < 30 * 6, "the oldest have expired"
+    assert count > 5 * max(sizes[5:]), "most were linked"
 
 
 def test_a_call_in_flight_survives_checkpoint_sync_and_recovery(
@@ -340,7 +368,7 @@ def test_a_call_in_flight_survives_checkpoint_sync_and_recovery(
     assert result.snapshot.ingress[id_].status == "processing"
     folder = tmp_path / "mid-call"
     folder.mkdir()
-    checkpoint.Writer(folder, None).write(result.snapshot, result.rows, {})
+    checkpoint.Writer(folder, None).write(result.snapshot, result.rows, checkpoint.Changed())
     other = Machine(tmp_path / "other", trusted=machine.trusted)
     root = manifest.root(checkpoint.compute_manifest(folder))
     synced_at, recovered_at = Height(500), Height(1000)

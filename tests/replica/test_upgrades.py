@@ -103,7 +103,9 @@ def contents(machine: Machine) -> tuple[bytes, dict[str, list[tuple[bytes, bytes
 
 def root_of(machine: Machine, folder: Path) -> bytes:
     folder.mkdir(parents=True)
-    checkpoint.Writer(folder, None).write(machine.state._tip, machine.state._rows(), {})
+    checkpoint.Writer(folder, None).write(
+        machine.state._tip, machine.state._rows(), checkpoint.Changed()
+    )
     return manifest.root(checkpoint.compute_manifest(folder))
 
 
