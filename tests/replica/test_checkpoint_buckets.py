@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +60,9 @@ changes = st.dictionaries(numbers, st.sampled_from([None, b"one", b"two"]), max_
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(changes, min_size=2, max_size=4))
-def test_what_changed_is_written_as_if_all_were(tmp_path_factory, rounds) -> None:  # type: ignore[no-untyped-def]
+def test_what_changed_is_written_as_if_all_were(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[dict[int, bytes | None]]
+) -> None:
     root = tmp_path_factory.mktemp("checkpoints")
     rows = Counting()
     base: Path | None = None
