@@ -63,14 +63,18 @@ def run(
 
 @app.command("mutants")
 def mutants_(workers: Workers = CORES) -> None:
-    """Run every deliberately broken variant. Exit status 1: one of them survived."""
+    """Run every deliberately broken variant, and what catches it without it.
+
+    Exit status 1: one of them survived.
+    """
     from simulation import mutants
 
     width = max(len(m.name) for m in mutants.MUTANTS)
     survived = 0
     for verdict in mutants.run(workers):
         survived += not verdict.killed
-        what = f"seed {verdict.seed}: {verdict.reason}" if verdict.killed else "SURVIVED"
+        seen = f"seed {verdict.seed}: {verdict.reason}"
+        what = seen if verdict.killed else f"SURVIVED: {verdict.reason}"
         line = (
             f"{verdict.mutant:<{width}}  {verdict.campaign:<11}  {verdict.seconds:5.1f} s  {what}"
         )

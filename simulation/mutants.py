@@ -9,13 +9,16 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from simulation import campaign
 from simulation.plan import ROLES, Fault, Plan, random_plan
 from simulation.scheduler import MS, SECOND
+
+T = TypeVar("T")
 
 KILL_S_MAX = 60.0
 LIVENESS_NS = 30 * SECOND
@@ -38,7 +41,7 @@ class Verdict:
     campaign: str
     seconds: float
     seed: int | None
-    """That caught it; None: it survived."""
+    """That caught it, and passes without it; None: it survived."""
     reason: str
 
     @property
@@ -493,15 +496,44 @@ def hunt(mutant: Mutant, first: int = 0, limit_s: float = KILL_S_MAX) -> Verdict
             return Verdict(mutant.name, mutant.campaign, seconds, seed, str(error))
         seed += 1
     seconds = time.perf_counter() - began
-    return Verdict(mutant.name, mutant.campaign, seconds, None, "survived")
+    return Verdict(mutant.name, mutant.campaign, seconds, None, "nothing was noticed")
 
 
 def _hunt_by_name(name: str) -> Verdict:
     return hunt(next(m for m in MUTANTS if m.name == name))
 
 
+def _fault_without(verdict: Verdict) -> str:
+    """Run what caught a mutant with nothing broken; return what is wrong then: nothing, it must be.
+
+    Else it was the campaign that failed, and would have caught any code.
+    """
+    assert verdict.seed is not None
+    try:
+        CAMPAIGNS[verdict.campaign](verdict.seed)
+    except (AssertionError, KeyError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _apart(work: Callable[[Any], T], what: Any) -> T:
+    """Do something in a fresh process: what is broken there is broken nowhere else."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, (what,))
+
+
+def judge(name: str) -> Verdict:
+    """Hunt a mutant; it counts as caught only if its catcher passes without it."""
+    verdict = _apart(_hunt_by_name, name)
+    fault = _apart(_fault_without, verdict) if verdict.seed is not None else ""
+    if not fault:
+        return verdict
+    reason = f"seed {verdict.seed} fails without it as well: {fault}"
+    return replace(verdict, seed=None, reason=reason)
+
+
 def run(workers: int) -> Iterator[Verdict]:
-    """Hunt all mutants, each in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, maxtasksperchild=1) as pool:
-        yield from pool.imap_unordered(_hunt_by_name, [m.name for m in MUTANTS])
+    """Judge all mutants."""
+    with ThreadPoolExecutor(workers) as threads:
+        for future in as_completed([threads.submit(judge, m.name) for m in MUTANTS]):
+            yield future.result()
