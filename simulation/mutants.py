@@ -153,8 +153,8 @@ def _dark(seed: int) -> None:
 
     faults = tuple(
         [
-            Fault((12_000 + 1500 * i) * MS, "power cut", (1 + (seed + i) % 4,), (seed + 5 * i) % 16)
-            for i in range(6)
+            Fault((12_000 + 700 * i) * MS, "power cut", (1 + (seed + i) % 4,), (seed + 5 * i) % 16)
+            for i in range(24)
         ]
     )
     plan = Plan(delay_ms_max=20, step_us=8000, faults=faults)
