@@ -2,9 +2,9 @@
 
 Two things make a virtual machine slow: its cores do less in a second of CPU time (which the loop
 tells; it does what the simulator does most: heap, dictionaries, calls, short hashes), and its host
-gives them to others meanwhile (which the kernel counts as stolen time). The loop runs before and
-after what is measured, in CPU time; stolen time is counted while it is measured. Work of a single
-thread is better measured in CPU time itself.
+gives them to others meanwhile (which the kernel counts as stolen time). The loop goes by CPU time,
+and runs before and after what is measured, never beside a swarm; stolen time is counted while it
+is measured. Work of a single thread is better measured in CPU time itself.
 """
 
 from __future__ import annotations
@@ -74,14 +74,6 @@ class Meter:
         after = ticks()
         self.total += after.total - before.total
         self.stolen += after.stolen - before.stolen
-
-    @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Calibrate before and after; count stolen time in between."""
-        self.calibrate()
-        with self.counting():
-            yield
-        self.calibrate()
 
     @property
     def stolen_share(self) -> float:
