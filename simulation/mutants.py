@@ -484,16 +484,24 @@ MUTANTS: tuple[Mutant, ...] = (
 # --- running ---------------------------------------------------------------------------------
 
 
+def fault(name: str, seed: int) -> str | None:
+    """Run one seed of a campaign; return what is wrong with it."""
+    try:
+        CAMPAIGNS[name](seed)
+    except (AssertionError, KeyError) as error:
+        return str(error)
+    return None
+
+
 def hunt(mutant: Mutant, first: int = 0, limit_s: float = KILL_S_MAX) -> Verdict:
     """Break the code of this process and run the campaign until it notices, or time is up."""
     mutant.break_it()
     began, seed = time.perf_counter(), first
     while time.perf_counter() - began < limit_s:
-        try:
-            CAMPAIGNS[mutant.campaign](seed)
-        except (AssertionError, KeyError) as error:
+        found = fault(mutant.campaign, seed)
+        if found is not None:
             seconds = time.perf_counter() - began
-            return Verdict(mutant.name, mutant.campaign, seconds, seed, str(error))
+            return Verdict(mutant.name, mutant.campaign, seconds, seed, found)
         seed += 1
     seconds = time.perf_counter() - began
     return Verdict(mutant.name, mutant.campaign, seconds, None, "nothing was noticed")
@@ -503,32 +511,24 @@ def _hunt_by_name(name: str) -> Verdict:
     return hunt(next(m for m in MUTANTS if m.name == name))
 
 
-def _fault_without(verdict: Verdict) -> str:
-    """Run what caught a mutant with nothing broken; return what is wrong then: nothing, it must be.
-
-    Else it was the campaign that failed, and would have caught any code.
-    """
-    assert verdict.seed is not None
-    try:
-        CAMPAIGNS[verdict.campaign](verdict.seed)
-    except (AssertionError, KeyError) as error:
-        return str(error) or type(error).__name__
-    return ""
-
-
-def _apart(work: Callable[[Any], T], what: Any) -> T:
+def _apart(work: Callable[..., T], *arguments: Any) -> T:
     """Do something in a fresh process: what is broken there is broken nowhere else."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, (what,))
+        return pool.apply(work, arguments)
 
 
 def judge(name: str) -> Verdict:
-    """Hunt a mutant; it counts as caught only if its catcher passes without it."""
+    """Hunt a mutant; it counts as caught only if its catcher passes without it.
+
+    Else it was the campaign that failed, and would have caught any code.
+    """
     verdict = _apart(_hunt_by_name, name)
-    fault = _apart(_fault_without, verdict) if verdict.seed is not None else ""
-    if not fault:
+    if verdict.seed is None:
         return verdict
-    reason = f"seed {verdict.seed} fails without it as well: {fault}"
+    found = _apart(fault, verdict.campaign, verdict.seed)
+    if found is None:
+        return verdict
+    reason = f"seed {verdict.seed} fails without it as well: {found}"
     return replace(verdict, seed=None, reason=reason)
 
 

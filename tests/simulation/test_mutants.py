@@ -23,9 +23,9 @@ def _campaign_that_fails_anyway(seed: int) -> None:
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def apart(work: Callable[[Any], Any], what: Any) -> Any:
+    def apart(work: Callable[..., Any], *arguments: Any) -> Any:
         broken.clear()
-        return work(what)
+        return work(*arguments)
 
     monkeypatch.setattr(mutants, "_apart", apart)
     made = Mutant("made", "for this test", "made", lambda: broken.append(True))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.lab.drills import SCENARIOS
+from simulation import mutants
 from simulation.checker import Violation
 from simulation.plan import KINDS, SYSTEM_KINDS
 from simulation.scheduler import SECOND, Scheduler
@@ -25,6 +26,12 @@ def test_a_drill_in_a_storm(name: str) -> None:
     assert outcome.state_preserved and not outcome.error
     assert outcome.height_after > outcome.height_before
     assert met["catch-up packages"] > 0 and met["losses"] > 0
+
+
+@pytest.mark.parametrize("campaign", ["stop and go", "impatient"])
+def test_what_mutants_are_caught_by_passes_without_them(campaign: str) -> None:
+    """Replicas that paused lag behind what was certified: they repeated requests once (S12)."""
+    assert mutants.fault(campaign, 1) is None
 
 
 def test_storms_draw_every_fault_of_swarms_and_none_that_has_no_name() -> None:

@@ -22,8 +22,6 @@ from pyblst import BlstP1Element, BlstP2Element, final_verify, miller_loop
 from replica.protocol.errors import Malformed
 from replica.protocol.hashing import domain
 
-VERIFIED_MAX = 1024
-"""Verdicts that are remembered: the same signature comes from many peers, and soon or never."""
 ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 """Order of the groups: secret keys and polynomial coefficients live modulo this."""
 SIGNATURE_BYTES = 48
@@ -90,7 +88,7 @@ def _hash(message: bytes, dst: bytes) -> BlstP1Element:
     return BlstP1Element.hash_to_group(message, dst)
 
 
-@lru_cache(maxsize=VERIFIED_MAX)
+@lru_cache(maxsize=1024)
 def _verify(public_key: bytes, message: bytes, signature: bytes, dst: bytes) -> bool:
     return _pairs_match(public_key, message, signature, dst)
 
