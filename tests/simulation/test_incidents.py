@@ -96,6 +96,32 @@ def test_a_node_far_behind_fetches_once_and_signs_again() -> None:
     assert max(s.height for s in shares) > 300 - 70
 
 
+def test_who_signs_is_known_however_far_summaries_are_ahead_of_the_package() -> None:
+    """Six intervals, each with keys of its own, are final before a package can follow.
+
+    Keys are looked up from the package's summary on. Upstream looked at one summary only, the
+    package's or the latest final one, and stood still in the intervals between.
+    """
+    world = SlowCheckpoint(5, Plan(interval=9))
+    world.slow_height = 15
+    assert world.run(lambda: world.finalized_height() >= 45, 30 * SECOND)
+    back = world.nodes[3]
+    world.stop(back)
+    world.run(lambda: False, SECOND)
+    world.start(back)
+    assert world.run(lambda: world.finalized_height() >= 75, 30 * SECOND)
+    assert world.cup_height() == 10
+    assert world.run(
+        lambda: back.driver is not None and back.driver.chain.finalized_height >= 75, 5 * SECOND
+    )
+    assert back.driver is not None
+    keys_known = {back.driver.chain.interval_at(h).low for h in range(11, 76)}
+    assert len(keys_known) >= 6, "each interval has a key of its own"
+    signed = [a.height for a in back.durable if getattr(a, "signer", None) == back.keys.node]
+    assert max(signed) > 60, "also who restarted in between signs"
+    assert world.run(lambda: world.cup_height() >= 80, 60 * SECOND)
+
+
 class LateRegistry(World):
     """Half of the nodes learn of registry versions five seconds after the others."""
 
