@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +14,17 @@ from typing import Any
 import pytest
 
 from nns import genesis
+from orchestrator.attestation import Attestor
+from orchestrator.replays import Promises, Replays
 from replica.client.agent import Agent, World
+from replica.protocol import canonical
+from replica.protocol.attestation import Attestation
+from replica.protocol.errors import Conflict, Rejected, Unavailable
+from replica.protocol.ids import Principal, SubnetId
 from replica.protocol.nns_recovery import Order
 from replica.runtime.settings import NodeSettings
 
+SUBNET = SubnetId(Principal(b"\x01"))
 ROOT, STATE = "0a" * 32, "0b" * 32
 
 
@@ -56,13 +64,11 @@ class Halted(Agent):
 
 
 @pytest.fixture
-def settings(tmp_path: Path, made: genesis.Genesis) -> NodeSettings:
-    node = made.subnets[0].nodes[0]
+def settings(tmp_path: Path) -> NodeSettings:
+    node = genesis._make_node("n")
     (tmp_path / "data" / "checkpoints").mkdir(parents=True)
-    genesis.write_node_keys(tmp_path, node)
-    return NodeSettings(
-        tmp_path, node.node, 1, 2, 3, (), made.root_key, tmp_path / "releases", 1, 1
-    )
+    (tmp_path / "keys.json").write_text(json.dumps(node.to_plain()))
+    return NodeSettings(tmp_path, node.node, 1, 2, 3, (), b"", tmp_path / "releases", 1, 1)
 
 
 def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
@@ -74,3 +80,74 @@ def at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(start, range(count)))
+
+
+@dataclass
+class Asked:
+    """A halted node that is asked for attestations."""
+
+    settings: NodeSettings
+    world: Busy = field(default_factory=Busy)
+
+    def __post_init__(self) -> None:
+        self.replica = Halted([], b"", world=self.world)
+        self.promises = Promises(self.settings, self.world)
+        replays = Replays(self.settings, self.world)
+        self.attestor = Attestor(self.settings, self.replica, replays, self.promises)
+
+    def attest(self, height: int) -> bytes:
+        return self.attestor.attest(SUBNET, height, self.settings.releases)
+
+
+@pytest.fixture
+def node(settings: NodeSettings) -> Asked:
+    return Asked(settings)
+
+
+def test_who_asks_again_waits_and_gets_the_same_word(node: Asked) -> None:
+    words = at_once(4, lambda _: node.attest(38))
+    assert len(set(words)) == 1 and node.world.heights == [38]
+    word = canonical.decode(Attestation, words[0])
+    assert (word.epoch, word.height, word.state_hash.hex()) == (7, 38, STATE)
+    assert node.settings.promised_epoch() == (7, 9)
+
+
+def test_different_heights_are_replayed_one_after_another(node: Asked) -> None:
+    at_once(6, lambda i: node.attest(33 + i))
+    assert sorted(node.world.heights) == [33, 34, 35, 36, 37, 38]
+    assert not (node.settings.data / "replay").exists()
+    kept = sorted(p.name for p in (node.settings.data / "checkpoints").iterdir())
+    assert kept == [f"{33 + i:016x}" for i in range(6)]
+
+
+def test_an_attestation_that_failed_is_made_when_it_is_asked_for_again(
+    node: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> dict[str, Any]:
+        raise Unavailable("no block")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(node.world, "replay", fail)
+        with pytest.raises(Unavailable):
+            node.attest(38)
+    assert node.settings.promised_epoch() is None, "nothing was said, nothing is promised"
+    assert canonical.decode(Attestation, node.attest(38)).height == 38
+
+
+@pytest.mark.parametrize("height", [9, 41])
+def test_only_heights_from_the_package_to_the_tip_are_attested(node: Asked, height: int) -> None:
+    with pytest.raises(Rejected, match="not between"):
+        node.attest(height)
+    assert node.world.heights == [] and node.settings.promised_epoch() is None
+
+
+def test_promises_never_become_weaker(node: Asked) -> None:
+    at_once(8, lambda i: node.promises.give(3, 10 + i))
+    assert node.settings.promised_epoch() == (3, 17)
+    node.promises.give(3, 12)
+    assert node.settings.promised_epoch() == (3, 17), "a later version binds for longer"
+    node.promises.give(4, 2)
+    assert node.settings.promised_epoch() == (4, 2)
+    with pytest.raises(Conflict, match="past epoch 3"):
+        node.promises.give(3, 99)
+    assert node.settings.promised_epoch() == (4, 2)
