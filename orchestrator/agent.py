@@ -41,6 +41,9 @@ PEER_CUP_EVERY = 3
 
 LOOK_FOR_SUCCESSOR_EVERY = 4
 
+LOOK_AT_STORE_EVERY = 20
+"""The registry store is read again: its replica would not see what has rotted at its end."""
+
 LOOK_AT_SHARES_EVERY = 2
 """The NNS deals to other subnets' nodes for an interval: they look often enough to complain."""
 
@@ -84,6 +87,11 @@ class Orchestrator:
         self.surroundings = surroundings
         self.log = surroundings.log
         self.records = LocalRegistry(settings.registry_path, writable=True)
+        if self.records.damage:
+            self.log(
+                f"the registry store is no good ({self.records.damage}): goes on from version "
+                f"{self.records.version}, and fetches the later ones again"
+            )
         self.process = surroundings.process
         self.frozen = ""
         """Why this orchestrator acts no more; empty: it does."""
@@ -170,6 +178,8 @@ class Orchestrator:
             if self.frozen:
                 return
             self.checks += 1
+            if self.checks % LOOK_AT_STORE_EVERY == 0:
+                self._mend_store()
             try:
                 self.replicator.poll()
             except Conflict as error:
@@ -182,6 +192,10 @@ class Orchestrator:
                 self.receiver.step()
             for action in decide(self._facts()):
                 self._act(action)
+
+    def _mend_store(self) -> None:
+        if self.records.mend():
+            self.log("the registry store was damaged: written anew")
 
     def _peer_orchestrators(self) -> list[str]:
         subnet = self.subnet()
@@ -250,7 +264,10 @@ class Orchestrator:
             self.process.stop()
         elif isinstance(action, StartReplica):
             local = self.cups.local()
-            assert local is not None, "a CUP is stored before the replica starts"
+            if local is None:
+                self._act(Report("the catch-up package can't be read back: it is stored again"))
+                return
+            self._mend_store()
             try:
                 folder = self.releases.folder(action.version)
             except ReprisError as error:

@@ -8,7 +8,7 @@ from replica.protocol import cup
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import ReprisError
 from replica.protocol.ids import SubnetId
-from replica.runtime.durable import write_durably
+from replica.runtime import stored_cup
 from replica.runtime.settings import NodeSettings
 
 
@@ -18,9 +18,9 @@ class CupProvider:
         self._position = 0
 
     def local(self) -> CatchUpPackage | None:
-        """Read the local CUP; one that can't be decoded counts as none."""
+        """Read the local CUP; one that is damaged counts as none."""
         try:
-            return cup.decode(self.settings.cup_path.read_bytes())
+            return stored_cup.read(self.settings.cup_path)
         except (FileNotFoundError, ReprisError):
             return None
 
@@ -29,7 +29,7 @@ class CupProvider:
 
         When its write comes last, the CUP is an older one until the next check.
         """
-        write_durably(self.settings.cup_path, package.encode(), aside=".stored")
+        stored_cup.write(self.settings.cup_path, package, aside=".fetched")
 
     def registry(self, subnet: SubnetId) -> CatchUpPackage | None:
         return self.records.registry_cup(subnet)

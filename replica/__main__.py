@@ -18,8 +18,8 @@ import uvloop
 
 from replica.client.local_registry import LocalRegistry
 from replica.node import Replica, log
-from replica.protocol import cup
 from replica.runtime import settings as node_settings
+from replica.runtime import stored_cup
 from replica.service import Service
 
 
@@ -64,7 +64,7 @@ async def _run(folder: Path, version: str) -> int:
 
     settings = node_settings.load(folder)
     records = LocalRegistry(settings.registry_path)
-    package = cup.decode(settings.cup_path.read_bytes())
+    package = stored_cup.read(settings.cup_path)
     replica = Replica(settings, version, records, package.subnet, package)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -47,7 +47,8 @@ from replica.protocol.ids import (
 )
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
-from replica.runtime.durable import make_folder, rename, write_durably
+from replica.runtime import stored_cup
+from replica.runtime.durable import make_folder, rename
 from replica.runtime.journal import Journal
 from replica.runtime.settings import NodeSettings
 from replica.state.store import Store
@@ -363,9 +364,13 @@ class Replica:
                 file.write(f"{batch.epoch} {batch.height} {self.version}\n")
 
     def _adopt_cup(self, package: cup.CatchUpPackage) -> None:
-        stored = cup.decode(self.settings.cup_path.read_bytes())
-        if stored.height < package.height:  # the orchestrator may hold a recovery CUP already
-            write_durably(self.settings.cup_path, package.encode())
+        try:
+            height = stored_cup.read(self.settings.cup_path).height
+        except Malformed as error:
+            self.log(str(error))
+            height = Height(-1)
+        if height < package.height:  # the orchestrator may hold a recovery CUP already
+            stored_cup.write(self.settings.cup_path, package)
         self.package = package
         self.link.update(self.peers())
         keep = [artifacts.encode(a) for a in self.driver.pool.validated]

@@ -28,6 +28,7 @@ from replica.protocol.crypto.dkg import BlsDkg
 from replica.protocol.errors import NotVerified, Unavailable
 from replica.protocol.ids import Epoch, RegistryVersion
 from replica.runtime import settings as node_settings
+from replica.runtime import stored_cup
 from replica.runtime.journal import scan
 from replica.state.store import Store
 
@@ -44,7 +45,7 @@ def replay(
     """
     settings = node_settings.load(folder)
     records = LocalRegistry(settings.registry_path)
-    package = cup.decode(settings.cup_path.read_bytes())
+    package = stored_cup.read(settings.cup_path)
     shutil.rmtree(out, ignore_errors=True)
     (out / "checkpoints").mkdir(parents=True)
     for source in sorted((settings.data / "checkpoints").glob("[0-9a-f]" * 16)):
@@ -58,13 +59,20 @@ def replay(
         Surroundings(surroundings.policy, surroundings.topology),
     )
     state.open(package)
+    is_behind = state.latest_height < package.height
     version = records.view(package.subnet, package.registry_version).replica_version
     driver = _driver(settings, records, package, state, version)
     root = b""
     while state.latest_height < height:
         batch = next_batch(driver.reader(time.time_ns()))
         if batch is None:
-            raise Unavailable(f"the block after height {state.latest_height} is not here")
+            why = f"the block after height {state.latest_height} is not here"
+            if is_behind:
+                why += (
+                    f", and the checkpoint of {package.height} is missing or damaged: restart this "
+                    "node, and it fetches the state from its peers; or go to another one"
+                )
+            raise Unavailable(why)
         state.execute(batch)
         root = _check(driver, state, batch.height)
     state_hash = state.make_checkpoint()

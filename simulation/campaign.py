@@ -73,6 +73,8 @@ RARE_IN_SYSTEM = (
     "deafen",
     "clog",
     "bit rot",
+    "misdirected write",
+    "pages gone astray",
     "old registry",
     "full disk",
     "slow disk",

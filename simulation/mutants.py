@@ -407,9 +407,16 @@ def _mistake_holes() -> None:
 
 def _write_aside_together() -> None:
     from orchestrator import cup_provider
-    from replica.runtime.durable import write_durably
+    from replica.runtime import stored_cup
 
-    setattr(cup_provider, "write_durably", lambda path, data, aside: write_durably(path, data))
+    class Together:
+        read = staticmethod(stored_cup.read)
+
+        @staticmethod
+        def write(path: Any, package: Any, *, aside: str) -> None:
+            stored_cup.write(path, package)
+
+    setattr(cup_provider, "stored_cup", Together)
 
 
 def _replay_at_once() -> None:

@@ -32,6 +32,7 @@ SYSTEM_KINDS = (
     "space again",
     "slow disk",
     "bit rot",
+    "misdirected write",
     "old registry",
     "diverge",
 )
@@ -56,8 +57,10 @@ class Fault:
     members: the registry names these as the subnet's members from now on.
     Of whole swarms only: orchestrator crash; power cut: the machine goes dark at one of its next
     syncs, and loses what was not synced; full disk, space again; slow disk: from now on its replica
-    waits for each sync; bit rot: of the newest checkpoint; old registry: it comes back with a
-    backup; diverge: its replica computes another state, once, a few heights later."""
+    waits for each sync; bit rot: of the newest checkpoint; misdirected write: a page of what it
+    syncs next, if it does before it is started again, lands in another place, among checkpoints,
+    catch-up package and registry store; old registry: it comes back with a backup; diverge: its
+    replica computes another state, once, a few heights later."""
     nodes: tuple[int, ...] = ()
     amount: int = 0
     """skew: by how many nanoseconds; power cut: after how many more syncs; slow disk: nanoseconds

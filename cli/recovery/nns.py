@@ -54,6 +54,7 @@ from replica.protocol.nns_recovery import (
     ReleaseChange,
 )
 from replica.runtime import settings as node_settings
+from replica.runtime import stored_cup
 from replica.runtime.settings import NodeSettings
 
 VALID_S = 7 * 86_400
@@ -250,7 +251,7 @@ def _known(base: CatchUpPackage | int, settings: NodeSettings) -> CatchUpPackage
     """Return a package to begin from: the one in force, else this node's own signed one."""
     if not isinstance(base, int):
         return base
-    own = cup.decode(settings.cup_path.read_bytes())
+    own = stored_cup.read(settings.cup_path)
     if own.epoch != base or not own.is_signed:
         raise NotVerified("this node has no signed catch-up package of the present epoch")
     return own
@@ -337,7 +338,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 def verify(bundle: Bundle, folder: Path, say: Say) -> dict[str, Any]:
     """Judge a bundle on one's own node and re-derive its state by replay. Raises: NotVerified."""
     settings, records, _ = open_node(folder)
-    local = cup.decode(settings.cup_path.read_bytes())
+    local = stored_cup.read(settings.cup_path)
     world = World()
     now_s = world.now_ns() // SECOND
     verdict = judging.judge(

@@ -198,18 +198,42 @@ def _url(endpoint: pb.ConnectionEndpoint) -> str:
 
 
 class LocalRegistry(VersionedRecords):
-    """The store on disk. One orchestrator appends; any number of readers `refresh`."""
+    """The store on disk. One orchestrator appends; any number of readers `refresh`.
+
+    Damage costs its writer nothing but time: the versions before it are kept, and the NNS and
+    peers have the others, certified.
+    """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
+        """Raises: Malformed for a damaged store that is opened for reading."""
         super().__init__()
         self._reader = JournalReader(path)
-        self._journal = Journal(path) if writable else None
+        self._journal = Journal(path, salvage=True) if writable else None
         self.refresh()
+
+    @property
+    def damage(self) -> str:
+        """What was wrong with the store when it was opened; its copy is kept beside it."""
+        return self._journal.damage if self._journal is not None else ""
+
+    def mend(self) -> bool:
+        """Write anew, from memory, a store that has rotted. Return whether it had."""
+        assert self._journal is not None, "opened for reading"
+        if self._journal.is_sound():
+            return False
+        self._journal.rewrite(canonical.encode(d) for d in self.deltas)
+        self._reader.position = self._journal.bytes_used
+        return True
 
     def refresh(self) -> bool:
         """Take in what was appended; True when there was anything."""
         before = self.version
-        for record in self._reader.new_records():
+        try:
+            records = list(self._reader.new_records())
+        except Malformed:
+            self._reader.position = 0  # it may have been mended, which moves what is in it
+            records = list(self._reader.new_records())
+        for record in records:
             delta = canonical.decode(Delta, record)
             if delta.version > self.version:
                 self.apply(delta)
@@ -224,7 +248,9 @@ class LocalRegistry(VersionedRecords):
         if fresh[0].version != self.version + 1:
             raise Malformed(f"registry delta {fresh[0].version} leaves a gap after {self.version}")
         self._journal.append([canonical.encode(d) for d in fresh])
-        self.refresh()
+        for delta in fresh:
+            self.apply(delta)
+        self._reader.position = self._journal.bytes_used
 
 
 class SubnetRegistry:

@@ -7,7 +7,7 @@ database; the database always holds the newest certified height.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -308,9 +308,11 @@ class StateManager:
             base = self.folder(self._base) if self._base is not None else None
             if base is not None and not base.is_dir():
                 base = None
-            checkpoint.Writer(aside, base).write(self._tip, self._rows(), self._changed)
+            writer = checkpoint.Writer(aside, base)
+            writer.write(self._tip, self._rows(), self._changed)
             sync_folder(aside)
             rename(aside, target)
+            self._root_of(height, writer.written)
         root = self._root_of(height)
         self._record_root(height, root)
         self._changed, self._base = checkpoint.Changed(), height
@@ -334,13 +336,17 @@ class StateManager:
         self._root_path(height).unlink(missing_ok=True)
         self.manifests.pop(height, None)
 
-    def _root_of(self, height: int) -> bytes:
+    def _root_of(
+        self, height: int, written: Mapping[str, list[manifest.ChunkInfo]] | None = None
+    ) -> bytes:
         found = self.manifests.get(height)
         if found is None:
             base = None
             if self._base is not None and self._base in self.manifests:
                 base = (self.folder(self._base), self.manifests[self._base])
-            found = self.manifests[height] = checkpoint.compute_manifest(self.folder(height), base)
+            found = self.manifests[height] = checkpoint.compute_manifest(
+                self.folder(height), base, written
+            )
         return manifest.root(found)
 
     def remove_checkpoints_below(self, height: int, keep: int = 1) -> None:

@@ -7,7 +7,10 @@ folder in the folder above. Whatever is written aside and renamed is there whole
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from pathlib import Path
+
+from replica.protocol.errors import Malformed
 
 
 def sync_directory(folder: Path) -> None:
@@ -62,3 +65,21 @@ def write_durably(path: Path, data: bytes, *, aside: str = ".new") -> None:
         file.flush()
         os.fsync(file.fileno())
     rename(beside, path)
+
+
+def write_checked(path: Path, data: bytes, *, aside: str = ".new") -> None:
+    """Replace a file durably, with a line below that holds the SHA-256 of what is above it."""
+    write_durably(path, data + _seal(data), aside=aside)
+
+
+def read_checked(path: Path) -> bytes:
+    """Read what `write_checked` wrote. Raises: FileNotFoundError; Malformed, naming the file."""
+    whole = path.read_bytes()
+    data = whole[: -len(_seal(b""))]
+    if data + _seal(data) != whole:
+        raise Malformed(f"{path} is damaged: its checksum is another one")
+    return data
+
+
+def _seal(data: bytes) -> bytes:
+    return b"\n" + sha256(data).hexdigest().encode() + b"\n"

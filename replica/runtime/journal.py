@@ -20,6 +20,8 @@ from replica.runtime.durable import make_folder, sync_directory, write_durably
 
 HEAD_BYTES = 12
 BATCH_BYTES_MAX = 64 << 20
+DAMAGED = ".damaged"
+"""Ends the name of the copy that is kept when a damaged file is salvaged."""
 PAGE_BYTES = 4096
 """What disks write as a whole. A page that was never written reads as zeros, or ends the file."""
 
@@ -40,6 +42,14 @@ def scan(data: bytes) -> tuple[list[bytes], int]:
 
     Raises: Malformed for damage that an interrupted write does not explain.
     """
+    records, position, damage = read_whole(data)
+    if damage:
+        raise Malformed(damage)
+    return records, position
+
+
+def read_whole(data: bytes) -> tuple[list[bytes], int, str]:
+    """Like `scan`; also return what is wrong there, empty for the end of an interrupted write."""
     records: list[bytes] = []
     position = 0
     while position < len(data):
@@ -48,30 +58,46 @@ def scan(data: bytes) -> tuple[list[bytes], int]:
         end = position + HEAD_BYTES + length
         is_head = len(head) == HEAD_BYTES and head[4:8] == _checksum(head[:4])
         if is_head and length > BATCH_BYTES_MAX:
-            raise Malformed(f"a batch of {length} bytes at byte {position}")
+            return records, position, f"a batch of {length} bytes at byte {position}"
         if len(head) < HEAD_BYTES or (is_head and end > len(data)):
             break  # cut off
         body = data[position + HEAD_BYTES : end] if is_head else b""
         if not is_head or head[8:] != _checksum(body):
-            is_last = not is_head or end == len(data)
+            is_last = end == len(data) if is_head else not _batch_follows(data, position)
             if is_last and _has_hole(data, position):
                 break
-            raise Malformed(f"damaged at byte {position}")
-        records += _records(body, position)
+            return records, position, f"damaged at byte {position}"
+        found = _records(body)
+        if found is None:
+            return records, position, f"a record leaves the batch at byte {position}"
+        records += found
         position = end
-    return records, position
+    return records, position, ""
 
 
-def _records(body: bytes, position: int) -> list[bytes]:
+def _records(body: bytes) -> list[bytes] | None:
+    """Return the records of a batch; None when its lengths lead out of it."""
     out = []
     start = 0
     while start < len(body):
         begin = start + 4
         start = begin + int.from_bytes(body[start:begin], "big")
         if start > len(body):
-            raise Malformed(f"a record leaves the batch at byte {position}")
+            return None
         out.append(body[begin:start])
     return out
+
+
+def _batch_follows(data: bytes, position: int) -> bool:
+    """Return whether a whole batch starts anywhere behind: what comes before it was synced."""
+    for start in range(position + 1, len(data) - HEAD_BYTES + 1):
+        if data[start + 4 : start + 8] == _checksum(data[start : start + 4]):
+            end = start + HEAD_BYTES + int.from_bytes(data[start : start + 4], "big")
+            if end <= len(data) and data[start + 8 : start + HEAD_BYTES] == _checksum(
+                data[start + HEAD_BYTES : end]
+            ):
+                return True
+    return False
 
 
 def _has_hole(data: bytes, position: int) -> bool:
@@ -89,17 +115,23 @@ class Journal:
 
     records: list[bytes]
     """What the file held when it was opened."""
+    damage: str
+    """What was wrong with it then, if it was salvaged."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises: Malformed when the file is damaged; it is left as it is."""
+    def __init__(self, path: Path, *, salvage: bool = False) -> None:
+        """`salvage`: of a damaged file, keep what lies before the damage, and a copy beside it.
+
+        Raises: Malformed when the file is damaged; it is left as it is.
+        """
         self.path = path
         make_folder(path.parent)
         is_new = not path.exists()
         data = b"" if is_new else path.read_bytes()
-        try:
-            self.records, end = scan(data)
-        except Malformed as error:
-            raise Malformed(f"{path}: {error}") from error
+        self.records, end, self.damage = read_whole(data)
+        if self.damage and not salvage:
+            raise Malformed(f"{path}: {self.damage}")
+        if self.damage:
+            write_durably(path.with_name(path.name + DAMAGED), data)
         self._file = open(path, "ab")  # noqa: SIM115 - owned for the journal's life
         if end < len(data):
             self._file.truncate(end)
@@ -111,6 +143,17 @@ class Journal:
         self._file.write(frame(records))
         self._file.flush()
         os.fdatasync(self._file.fileno())
+
+    @property
+    def bytes_used(self) -> int:
+        """Length of the file."""
+        return self._file.tell()
+
+    def is_sound(self) -> bool:
+        """Read the file again, from end to end: it may have rotted meanwhile."""
+        data = self.path.read_bytes()
+        _, end, damage = read_whole(data)
+        return not damage and end == len(data)
 
     def rewrite(self, records: Iterable[bytes]) -> None:
         """Replace all records at once: written aside, synced, renamed."""
@@ -134,6 +177,10 @@ class JournalReader:
             return
         with open(self.path, "rb") as file:
             file.seek(self.position)
-            records, end = scan(file.read())
+            data = file.read()
+        try:
+            records, end = scan(data)
+        except Malformed as error:
+            raise Malformed(f"{self.path}: {error} after byte {self.position}") from error
         self.position += end
         yield from records

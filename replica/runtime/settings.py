@@ -7,10 +7,11 @@ keys.json        secrets (mode 0600); kept apart from the data, as in a vault
 fault.json       drills only: the documented fault of this node
 executed.log     drills only: which release executed which block
 releases/        the releases that this node holds, by SHA-256
-registry.journal local registry store
-cup.pb           the newest catch-up package this node acts on
 promise.json     an epoch in which this node will sign nothing more
-data/            state, pool and database: what a lost disk loses
+data/            all below: what a lost disk loses
+  registry.journal  local registry store
+  cup.stored        the newest catch-up package this node acts on
+  checkpoints/, pool-*.journal, state.db
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import Malformed
 from replica.protocol.ids import NodeId, Principal
-from replica.runtime.durable import write_durably
+from replica.runtime.durable import read_checked, write_checked
 
 ROOT_KEY = "root_key.der"
 
@@ -75,7 +76,7 @@ class NodeSettings:
 
     @property
     def cup_path(self) -> Path:
-        return self.folder / "data" / "cup.pb"
+        return self.folder / "data" / "cup.stored"
 
     @property
     def root_key_path(self) -> Path:
@@ -115,16 +116,23 @@ class NodeSettings:
                 path.unlink()
 
     def promised_epoch(self) -> tuple[int, int] | None:
-        """Return (epoch, registry version at which the promise was made)."""
+        """Return (epoch, registry version at which the promise was made). Raises: Malformed."""
         if not self.promise_path.exists():
             return None
-        plain = json.loads(self.promise_path.read_text())
+        try:
+            plain = json.loads(read_checked(self.promise_path))
+        except Malformed as error:
+            raise Malformed(
+                f"{error}: what this node promised can't be read back. Put a good copy there. If "
+                "there is none, leave the node down until its subnet has been recovered; then "
+                "remove the file, and it follows the subnet into its new epoch"
+            ) from error
         return int(plain["epoch"]), int(plain["registry_version"])
 
     def promise(self, epoch: int, registry_version: int) -> None:
         """Promise, durably, to sign nothing more in an epoch."""
         plain = {"epoch": epoch, "registry_version": registry_version}
-        write_durably(self.promise_path, json.dumps(plain).encode())
+        write_checked(self.promise_path, json.dumps(plain).encode())
 
 
 def load(folder: Path) -> NodeSettings:

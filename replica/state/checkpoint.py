@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -81,6 +82,8 @@ class Writer:
 
     def __init__(self, folder: Path, base: Path | None) -> None:
         self.folder, self.base = folder, base
+        self.written: dict[str, list[manifest.ChunkInfo]] = {}
+        """What was written, hashed before: the disk may have put something else there."""
 
     def write(self, snapshot: Snapshot, rows: RowStore, changed: Changed) -> None:
         self._put("system.cbor", canonical.encode(snapshot.system))
@@ -185,6 +188,7 @@ class Writer:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        self.written[path] = manifest.scan_file(0, len(data), lambda at, size: data[at : at + size])
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -250,9 +254,12 @@ def _load_tables(folder: Path, canister: Canister, changes: Changes) -> None:
 
 
 def compute_manifest(
-    folder: Path, base: tuple[Path, manifest.Manifest] | None = None
+    folder: Path,
+    base: tuple[Path, manifest.Manifest] | None = None,
+    written: Mapping[str, list[manifest.ChunkInfo]] | None = None,
 ) -> manifest.Manifest:
-    """Compute a checkpoint's manifest; files hard-linked from `base` keep their hashes."""
+    """Compute a checkpoint's manifest. Files hard-linked from `base` keep their hashes, and those
+    `written` have the ones they were written with."""
     known: dict[tuple[int, int], list[manifest.ChunkInfo]] = {}
     if base is not None:
         for info, chunks in zip(base[1].files, base[1].chunks_by_file()):
@@ -261,7 +268,7 @@ def compute_manifest(
     scanned = []
     for path in files(folder):
         status = os.stat(folder / path)
-        found = known.get((status.st_dev, status.st_ino))
+        found = (written or {}).get(path, known.get((status.st_dev, status.st_ino)))
         scanned.append((path, status.st_size, found if found is not None else scan(folder / path)))
     return manifest.assemble(scanned)
 

@@ -40,7 +40,7 @@ class Assembly:
             if not path.exists():
                 with open(path, "wb") as file:
                     file.truncate(info.size_bytes)
-        self._journal = Journal(self.scratch / "verified.journal")
+        self._journal = Journal(self.scratch / "verified.journal", salvage=True)
         known = {r for r in self._journal.records if len(r) == 32}
         self._copy()
         for index in sorted(self.missing):

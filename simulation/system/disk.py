@@ -54,6 +54,10 @@ class Disk:
         self.folder, self._luck = folder, luck
         self._inodes: dict[int, _Inode] = {}
         self.lost: Counter[str] = Counter()
+        self.goes_astray = False
+        """The next page that a sync brings to the platter lands in another place."""
+        self.astray = 0
+        """So many pages did."""
 
     # -- what is synced
 
@@ -78,6 +82,39 @@ class Disk:
                 self._let_go()
         elif not _syncs_itself(path.name):
             known.content = path.read_bytes()
+
+    def wrote(self, path: Path) -> None:
+        """A file or folder was synced by who uses it."""
+        if self.goes_astray and self._may_stray(path):
+            self._misdirect(path)
+        self.synced(path)
+
+    def _may_stray(self, path: Path) -> bool:
+        """Not in what nothing but a person can mend: see docs/recover-a-subnet.md."""
+        if not path.is_file() or _syncs_itself(path.name) or path.name.startswith("pool-"):
+            return False
+        return path.relative_to(self.folder).parts[0] == "data"
+
+    def _misdirect(self, path: Path) -> None:
+        """Put one page that is new in a file over a page of this or another file."""
+        known = self._inodes.get(os.stat(path).st_ino)
+        old = (known.content if known is not None else None) or b""
+        new = path.read_bytes()
+        starts = range(0, len(new), PAGE_BYTES)
+        fresh = [s for s in starts if new[s : s + PAGE_BYTES] != old[s : s + PAGE_BYTES]]
+        if not fresh:
+            return
+        start = fresh[int(self._luck("stray page") * len(fresh))]
+        page = new[start : start + PAGE_BYTES]
+        _put(path, start, old[start : start + len(page)].ljust(len(page), b"\0"))
+        files = [f for f in sorted((self.folder / "data").rglob("*")) if self._may_stray(f)]
+        hit = files[int(self._luck("hit file") * len(files))]
+        size = hit.stat().st_size
+        where = PAGE_BYTES * int(self._luck("hit page") * -(-size // PAGE_BYTES))
+        _put(hit, where, page[: size - where])
+        self.synced(hit)
+        self.goes_astray = False
+        self.astray += 1
 
     def _pin(self, path: Path) -> _Inode:
         number = os.stat(path).st_ino
@@ -180,6 +217,12 @@ class Disk:
         self.settle()
 
 
+def _put(path: Path, position: int, data: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.seek(position)
+        file.write(data)
+
+
 def _build(tree: Tree, folder: Path) -> None:
     folder.mkdir()
     for name, what in tree.entries.items():
@@ -213,7 +256,7 @@ class Disks:
             if f"{path}/".startswith(folder):
                 before_sync()
                 if os.fstat(number).st_nlink:  # others may have acted meanwhile
-                    disk.synced(Path(os.readlink(f"/proc/self/fd/{number}")))
+                    disk.wrote(Path(os.readlink(f"/proc/self/fd/{number}")))
                 return
 
     @contextmanager

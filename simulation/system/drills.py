@@ -16,6 +16,7 @@ from cli.lab.swarm import Options
 from simulation import open_groups
 from simulation.checker import Violation
 from simulation.scheduler import SECOND, draw
+from simulation.system.sockets import OPERATOR
 from simulation.system.storms import storm
 from simulation.system.swarm import SimulatedGround, System
 
@@ -79,7 +80,8 @@ def _run_on(system: System, name: str, say: Callable[[str], None]) -> Outcome:
 
     def work() -> None:
         options = replace(OPTIONS, nns_nodes=lab.SCENARIOS[name].nns_nodes)
-        outcomes.append(lab.run(name, options, say, folder, ground=SimulatedGround(system)))
+        with system.fibers.acting(OPERATOR):
+            outcomes.append(lab.run(name, options, say, folder, ground=SimulatedGround(system)))
 
     main = system.fibers.spawn(work)
     system.schedule_faults()
@@ -94,6 +96,7 @@ def _run_on(system: System, name: str, say: Callable[[str], None]) -> Outcome:
             machine.hold()
             for what, count in machine.disk.lost.items():
                 system.counts[f"lost {what}"] += count
+            system.counts["pages gone astray"] += machine.disk.astray
         shutil.rmtree(folder, ignore_errors=True)
     (outcome,) = outcomes
     # A drill may also fail because more was fetched than on a calm day: that is no violation.

@@ -8,11 +8,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replica.protocol.errors import Unavailable
 from replica.runtime import settings as node_settings
 from simulation.checker import Violation
 from simulation.scheduler import draw
 from simulation.system.disk import Disk, PowerLost, Tree
 from simulation.system.processes import OrchestratorProcess, Process, ReplicaProcess
+from simulation.system.sockets import OPERATOR
 
 if TYPE_CHECKING:
     from simulation.system.swarm import System
@@ -53,6 +55,7 @@ class Machine:
 
     def start(self) -> None:
         self.held = False
+        self.disk.goes_astray = False
         if self.orchestrator is None:
             self.orchestrator = OrchestratorProcess(self)
 
@@ -92,11 +95,17 @@ class Machine:
             raise Violation(f"{self.name}: two of its processes or threads collide: {error}")
 
     def _before_sync(self) -> None:
-        """Cut the power, if it is time. Raises: PowerLost; OSError while the disk is full."""
+        """Cut the power, if it is time.
+
+        Raises: PowerLost; OSError while the disk is full; Unavailable instead of either for a
+        person who works at the machine, and will try again.
+        """
         actor = self.system.fibers.actor
         if isinstance(actor, Process):
             actor.before_sync()
         if self.full_disk:
+            if actor == OPERATOR:
+                raise Unavailable(f"the disk of {self.name} is full")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.syncs += 1
         if self.syncs_left is not None:
@@ -106,6 +115,8 @@ class Machine:
                 self._remains = self.disk.remains()
                 self.system.at(self.system.now, self._come_back)
         if self._remains is not None:
+            if actor == OPERATOR:
+                raise Unavailable(f"{self.name} lost its power")
             raise PowerLost
 
     def _come_back(self) -> None:

@@ -26,12 +26,13 @@ from replica.delegation import keep_delegation
 from replica.http import app as http
 from replica.p2p import wire
 from replica.p2p.transport import Peer
-from replica.protocol import canonical, cup
+from replica.protocol import canonical
 from replica.protocol.artifacts import Artifact
 from replica.protocol.attestation import Attestation
 from replica.protocol.errors import ReprisError
 from replica.protocol.ids import Height, NodeId
 from replica.runtime import settings as node_settings
+from replica.runtime import stored_cup
 from simulation.adversary import Played
 from simulation.checker import Violation
 from simulation.scheduler import MS, draw
@@ -215,7 +216,7 @@ class ReplicaProcess(Process):
         settings = node_settings.load(machine.folder)
         try:
             records = LocalRegistry(settings.registry_path)
-            package = cup.decode(settings.cup_path.read_bytes())
+            package = stored_cup.read(settings.cup_path)
             real = replicas.Replica(
                 settings,
                 self.version,
@@ -247,7 +248,11 @@ class ReplicaProcess(Process):
         self.spawn(lambda: system.fibers.run(keep_delegation(real, self._http_client)))
         self.wake()
         while True:
-            real.refresh_registry()
+            try:
+                real.refresh_registry()
+            except ReprisError as error:
+                self.end(f"crashes: {error}")
+                return
             system.advertise(self, real.advert())
             self.sleep(REGISTRY_POLL_NS)
 

@@ -85,6 +85,9 @@ def _fault(seed: int, i: int, begin: int, nns: int, machines: int) -> list[Fault
     if dice < 0.82:
         return [Fault(begin, "clog", (target,)), Fault(end, "heal")]
     if dice < 0.90 and not alone:
+        if draw(seed, "astray", i) < 0.5:
+            astray = Fault(begin, "misdirected write", (target,))
+            return [astray, Fault(end + SECOND, "orchestrator crash", (target,))]
         rot = Fault(begin, "bit rot", (target,))
         return [rot, Fault(begin + 100 * MS, "crash", (target,))]
     if dice < 0.93 and not alone:

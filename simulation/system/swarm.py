@@ -204,6 +204,9 @@ class System(Scheduler):
             case "old registry":
                 for machine in machines:
                     self._roll_back_registry(machine)
+            case "misdirected write":
+                for machine in machines:
+                    machine.disk.goes_astray = True
             case "bit rot":
                 for machine in machines:
                     self._rot(machine)

@@ -19,7 +19,7 @@ from orchestrator.replays import Promises, Replays
 from replica.client.agent import Agent, World
 from replica.protocol import canonical
 from replica.protocol.attestation import Attestation
-from replica.protocol.errors import Conflict, Rejected, Unavailable
+from replica.protocol.errors import Conflict, Malformed, Rejected, Unavailable
 from replica.protocol.ids import Principal, SubnetId
 from replica.protocol.nns_recovery import Order
 from replica.runtime.settings import NodeSettings
@@ -151,3 +151,13 @@ def test_promises_never_become_weaker(node: Asked) -> None:
     with pytest.raises(Conflict, match="past epoch 3"):
         node.promises.give(3, 99)
     assert node.settings.promised_epoch() == (4, 2)
+
+
+def test_a_damaged_promise_is_never_taken_for_another_or_none(settings: NodeSettings) -> None:
+    assert settings.promised_epoch() is None
+    settings.promise(3, 17)
+    assert settings.promised_epoch() == (3, 17)
+    text = settings.promise_path.read_text()
+    settings.promise_path.write_text(text.replace("3", "2", 1))
+    with pytest.raises(Malformed, match=r"promise\.json is damaged: .* until its subnet has been"):
+        settings.promised_epoch()

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.registry_replicator import RegistryReplicator
 from replica.client.agent import Agent
 from replica.client.local_registry import LocalRegistry
-from replica.protocol.errors import Conflict, NotFound, Unavailable
+from replica.protocol.errors import Conflict, Malformed, NotFound, Unavailable
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.registry_transport import Mutation, encode_batch
 from tests.nns.test_recovery import ROOT_KEY, SECRET, signed_response
@@ -93,3 +93,50 @@ def test_a_forged_answer_changes_nothing(tmp_path: Path) -> None:
     made.root_key = made.root_key[:-1] + bytes([made.root_key[-1] ^ 1])
     assert not made.poll()
     assert made.records.version == 0 and made.last_error
+
+
+def test_what_a_damaged_store_has_lost_is_fetched_again(tmp_path: Path) -> None:
+    nns = Nns([batch(text * 50) for text in "123"])
+    path = tmp_path / "a"
+    for count in (1, 2, 3):
+        made = replicator(tmp_path, "a", Nns(nns.batches[:count]))
+        made.poll()
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(Malformed, match=f"{path}: damaged at byte"):
+        LocalRegistry(path)
+    made = replicator(tmp_path, "a", nns)
+    assert made.records.version == 1 and made.records.damage
+    assert made.poll() and made.records.version == 3
+    assert LocalRegistry(path).version == 3
+    assert path.with_name("a.damaged").read_bytes() == whole
+
+
+@pytest.mark.parametrize("part", ["first", "middle", "end"])
+def test_a_store_that_rots_under_its_writer_is_written_anew_and_readers_go_on(
+    tmp_path: Path, part: str
+) -> None:
+    """Found by a simulated storm: a replica never saw the order to halt, which its disk had lost,
+    while its orchestrator had it in memory."""
+    path = tmp_path / "a"
+    nns = Nns([batch("1" * 50), batch("2" * 50)])
+    made = replicator(tmp_path, "a", nns)
+    made.poll()
+    reader = LocalRegistry(path)
+    assert reader.version == 2 and not made.records.mend()
+    nns.batches.append(batch("3" * 50))
+    before = path.stat().st_size
+    made.poll()
+    data = bytearray(path.read_bytes())
+    first, last = {"first": (0, 40), "middle": (before - 50, before), "end": (before, len(data))}[
+        part
+    ]
+    data[first:last] = bytes(last - first)
+    path.write_bytes(data)
+    assert made.records.version == 3 and made.records.mend() and not made.records.mend()
+    assert reader.refresh() == (reader.version == 3) and reader.version == 3
+    nns.batches.append(batch("4"))
+    made.poll()
+    assert reader.refresh() and reader.version == 4
+    assert LocalRegistry(path, writable=True).version == 4

@@ -1,10 +1,16 @@
-"""Files that two processes replace at the same time."""
+"""Files that two processes replace at the same time, and files that are damaged."""
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from replica.protocol.errors import Malformed
+from replica.runtime.durable import read_checked, write_checked
 
 ROUNDS = 200
 WRITER = """
@@ -46,3 +52,23 @@ def test_two_processes_that_write_aside_differently_never_meet(tmp_path: Path) -
     path = tmp_path / "cup.pb"
     assert _write_at_once(path, (".new", ".stored")) == [0, 0]
     assert [p.name for p in tmp_path.iterdir()] == ["cup.pb"]
+
+
+@pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 40])
+def test_a_file_with_a_checksum_is_what_was_written_or_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "file"
+    write_checked(path, data)
+    assert read_checked(path) == data
+    whole = path.read_bytes()
+    draw = random.Random(len(data))
+    flips = [draw.randrange(8 * len(whole)) for _ in range(200)]
+    for bit in flips:
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(Malformed, match="damaged"):
+            read_checked(path)
+    for other in (b"", whole[:-1], whole[1:], whole + b"\n", bytes(len(whole)), b"other" * 999):
+        path.write_bytes(other)
+        with pytest.raises(Malformed, match="damaged"):
+            read_checked(path)

@@ -9,6 +9,7 @@ import pytest
 
 from replica.abi import bundle as bundles
 from replica.abi.bundle import BundleRefused
+from replica.execution import state_manager
 from replica.execution.round import Round
 from replica.protocol import artifacts, candid, canonical, cup, manifest
 from replica.protocol.artifacts import Block, Summary, ValidationContext
@@ -476,3 +477,23 @@ def test_a_rotten_checkpoint_above_the_package_is_written_anew(machine: Machine)
     assert checkpoint.load(folder, Height(second))[0] == other.state._tip
     found = manifest.root(checkpoint.compute_manifest(folder))
     assert other.state.checkpoint_root_at(second) == found
+
+
+def test_a_checkpoints_root_is_of_what_was_written_whatever_the_disk_holds(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by a simulated storm: a node attested what a misdirected write had left of its state,
+    and no recovery could be agreed on."""
+    machine.call(FIRST, DID, "add", 5)
+
+    def damage(folder: Path) -> None:
+        path = folder / "system.cbor"
+        path.write_bytes(bytes(path.stat().st_size))
+
+    machine.block(checkpoint=False)
+    expected = machine.state.make_checkpoint()
+    height = machine.state.latest_height
+    machine.state._discard(height)
+    monkeypatch.setattr(state_manager, "sync_folder", damage)
+    assert machine.state.make_checkpoint() == expected
+    assert manifest.root(checkpoint.compute_manifest(machine.state.folder(height))) != expected

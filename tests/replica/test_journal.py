@@ -112,3 +112,35 @@ def test_a_damaged_pool_is_left_alone_and_the_operator_is_told_how_to_go_on(tmp_
     assert path.read_bytes() == damaged
     path.rename(tmp_path / "kept")
     assert open_pool(path).records == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_lost_page_before_a_whole_batch_is_damage_and_no_interrupted_write(seed: int) -> None:
+    """A batch is written only once the one before it was synced."""
+    draw = random.Random(seed)
+    batches = [frame([draw.randbytes(6000)]) for _ in range(4)]
+    data = bytearray(b"".join(batches))
+    page = PAGE_BYTES * draw.randrange(1, len(b"".join(batches[:2])) // PAGE_BYTES)
+    data[page : page + PAGE_BYTES] = bytes(PAGE_BYTES)
+    with pytest.raises(Malformed, match="damaged at byte"):
+        scan(bytes(data))
+
+
+def test_what_lies_before_the_damage_is_salvaged_and_a_copy_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    journal = Journal(path)
+    for record in (b"1", b"2", b"3"):
+        journal.append([record])
+    assert journal.is_sound() and journal.bytes_used == path.stat().st_size
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    assert not journal.is_sound()
+    journal.close()
+    salvaged = Journal(path, salvage=True)
+    assert salvaged.records == [b"1"] and "damaged at byte" in salvaged.damage
+    assert path.with_name("a.journal.damaged").read_bytes() == damaged
+    salvaged.append([b"2"])
+    assert salvaged.is_sound()
+    salvaged.close()
+    assert Journal(path).records == [b"1", b"2"]

@@ -74,3 +74,35 @@ def test_renaming_happens_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         outcomes.add(name)
         disk.close()
     assert outcomes == {"before", "after"}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_misdirected_write_is_missing_in_one_place_and_lies_in_another(
+    tmp_path: Path, seed: int
+) -> None:
+    """Where only a person could mend it, nothing is hit: see docs/recover-a-subnet.md."""
+    disk, disks = _disk(tmp_path / "node", seed), Disks()
+    disks.add(disk, lambda: None)
+    data = disk.folder / "data"
+    draw = random.Random(seed)
+    meant = {data / "checkpoints" / str(i): draw.randbytes(9000) for i in range(3)}
+    spared = {data / "pool-1.journal": b"signed", disk.folder / "promise.json": b"promised"}
+    meant |= spared
+    with disks.watched():
+        for path, content in list(meant.items())[1:]:
+            write_durably(path, content)
+        first = data / "checkpoints" / "0"
+        meant[first] = draw.randbytes(5000)
+        disk.goes_astray = True
+        for path in spared:
+            write_durably(path, meant[path])
+        assert disk.goes_astray
+        write_durably(first, meant[first])
+        assert not disk.goes_astray and disk.astray == 1
+        hit = {path.name for path, content in meant.items() if path.read_bytes() != content}
+        pages = {first.read_bytes()[at : at + 4096] for at in (0, 4096)}
+        assert "0" in hit or pages == {meant[first][at : at + 4096] for at in (0, 4096)}
+        assert hit <= {"0", "1", "2"} and len(hit) <= 2
+        assert all(path.stat().st_size == len(content) for path, content in meant.items())
+        disk.become(disk.remains())
+        assert {p.name for p, c in meant.items() if p.read_bytes() != c} == hit, "and is synced"
