@@ -208,7 +208,8 @@ class Replica:
         self.secrets = settings.secrets()
         self.registry = SubnetRegistry(self.records, self.subnet, settings.stable_age_ns)
         surroundings = RegistrySurroundings(self.records, self.subnet)
-        self.store = Store(settings.database)
+        # All rows come from the checkpoint: a damaged database is no reason not to start.
+        self.store = Store(settings.database, fresh=True)
         self.state = StateManager(
             settings.data,
             self.subnet,

@@ -43,7 +43,10 @@ _TYPES: dict[str, Any] = {
 class Store:
     """A node's database."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, fresh: bool = False) -> None:
+        """`fresh`: without what a file of SQLite's held before; it may be damaged."""
+        if fresh:
+            _remove_files(sa.make_url(url))
         connect_args = {"check_same_thread": False} if url.startswith("sqlite") else {}
         self.engine = sa.create_engine(url, connect_args=connect_args)
         if url.startswith("sqlite"):
@@ -258,6 +261,12 @@ def _to_row(table: Table, found: Row) -> bytes:
 
 def _operations(connection: sa.Connection) -> Operations:
     return Operations(MigrationContext.configure(connection))
+
+
+def _remove_files(url: sa.URL) -> None:
+    if url.get_backend_name() == "sqlite" and url.database:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(url.database + suffix).unlink(missing_ok=True)
 
 
 def _set_pragmas(connection: object, _record: object) -> None:

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from replica.protocol.errors import Malformed
 from replica.runtime.durable import read_checked, write_checked
+from replica.state.store import Store
 
 ROUNDS = 200
 WRITER = """
@@ -72,3 +74,14 @@ def test_a_file_with_a_checksum_is_what_was_written_or_refused(tmp_path: Path, d
         path.write_bytes(other)
         with pytest.raises(Malformed, match="damaged"):
             read_checked(path)
+
+
+def test_a_damaged_database_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    Store(f"sqlite:///{path}").close()
+    for name in ("state.db", "state.db-wal"):
+        (tmp_path / name).write_bytes(random.Random(name).randbytes(20_000))
+    with pytest.raises(sqlalchemy.exc.DatabaseError):
+        Store(f"sqlite:///{path}")
+    Store(f"sqlite:///{path}", fresh=True).close()
+    Store(f"sqlite:///{path}").close()
