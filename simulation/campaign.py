@@ -84,6 +84,7 @@ RARE_IN_SYSTEM = (
     "garbled",
     "state syncs",
     "bad chunks",
+    "false attestations",
     "equivocations",
     "forgeries",
     "bad shares",

@@ -37,7 +37,7 @@ SYSTEM_KINDS = (
     "diverge",
 )
 """Of whole swarms only."""
-ROLES = ("equivocators", "twins", "amnesiacs", "liars", "bad_dealers", "forgers")
+ROLES = ("equivocators", "twins", "amnesiacs", "liars", "bad_dealers", "forgers", "perjurers")
 """Kinds of Byzantine nodes: fields of a plan."""
 
 
@@ -97,6 +97,8 @@ class Plan:
     """Nodes that deal wrong shares to some, or nothing at all."""
     forgers: tuple[int, ...] = ()
     """Nodes that send what nobody signed, old catch-up packages, and shares that are none."""
+    perjurers: tuple[int, ...] = ()
+    """Of whole swarms only: nodes that attest states which nobody has."""
     real_bls: bool = False
     """Signatures and dealings of the curve: not keyed hashes, nor groups with open logarithms."""
     slow_execution: bool = False

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation import campaign
-from simulation.plan import Fault, Plan, from_json, to_json
+from simulation.plan import ROLES, Fault, Plan, from_json, to_json
 
 Fails = Callable[[Plan], str | None]
 """Why a run under a plan fails; None: it does not."""
@@ -81,12 +81,7 @@ CALMER = (
     "corruption",
     "slow_execution",
     "payload_bytes",
-    "equivocators",
-    "twins",
-    "amnesiacs",
-    "liars",
-    "bad_dealers",
-    "forgers",
+    *ROLES,
     "delay_ms_max",
     "interval",
 )

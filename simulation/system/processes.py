@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -142,10 +143,35 @@ class OrchestratorProcess(Process):
         except OSError as error:  # a server says so, and goes on
             self.it.check_disk_error(error)
             return Reply(500, str(error).encode(), "text/plain")
+        if path == "/attestation" and self.machine in self.system.plan.perjurers:
+            return self._perjure(int(asked["height"]))
         if path == "/attestation" and found.status == 200:
             word = canonical.decode(Attestation, found.body)
             self.system.checker.attested(self.machine, word)
         return Reply(found.status, found.body, found.media)
+
+    def _perjure(self, height: int) -> Reply:
+        """Attest, signed, a state that nobody has, and blocks that there are not."""
+        assert self.real is not None
+        package = self.real.cups.local()
+        if package is None:
+            return Reply(503, b"this node has no CUP yet", "text/plain")
+        self.system.counts["false attestations"] += 1
+        word = Attestation(
+            subnet=package.subnet,
+            epoch=package.epoch,
+            node=self.it.node,
+            registry_version=self.real.records.version,
+            cup_height=package.height,
+            finalized_height=Height(height + self.system.counts["false attestations"] % 3),
+            certified_height=Height(height),
+            certified_root=self.it.entropy(32),
+            height=Height(height),
+            state_hash=self.it.entropy(32),
+        )
+        key = self.it.settings.secrets().signing
+        signed = replace(word, signature=key.sign(word.message))
+        return Reply(200, canonical.encode(signed), "application/octet-stream")
 
 
 class ReplicaHandle(CrashLoop):

@@ -3,7 +3,8 @@
 The drill's own disaster uses up what a subnet tolerates, so everything here passes after a second
 or two, and one at a time: it may delay a recovery, and must not spoil it. In half of the storms one
 replica of the application subnet is Byzantine all the time: it equivocates, or sends forgeries; in
-others one computes another state at some height.
+others one computes another state at some height. Where a recovery can do without one node's word on
+its state, that node's is false in some.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ more that is faulty would be too many."""
 
 DIVERGING = ("subnet-divergence", "subnet-loss")
 """Drills in which as many states have to agree as there are good ones."""
+WITHOUT_THE_FOURTH = ("subnet-divergence", "nns-stall")
+"""Drills in which three nodes' words on their state are enough: the fourth one's may be false."""
 
 
 def storm(name: str, seed: int) -> Plan:
@@ -38,6 +41,9 @@ def storm(name: str, seed: int) -> Plan:
     for i in range(count):
         begin = BEGIN_NS + i * step + int(draw(seed, "begin", i) * step / 2)
         faults += _fault(seed, i, begin, nns, nns + app)
+    perjurers: tuple[int, ...] = ()
+    if name in WITHOUT_THE_FOURTH and draw(seed, "perjury") < 0.4:
+        perjurers = (3 if name == "nns-stall" else nns + 3,)
     liar = nns + int(draw(seed, "liar") * app)
     traitor = (nns + int(draw(seed, "traitor") * app),)
     treason = 1.0 if name in AT_THE_LIMIT else draw(seed, "treason")
@@ -54,6 +60,7 @@ def storm(name: str, seed: int) -> Plan:
         liars=(liar,) if draw(seed, "lies") < 0.4 else (),
         equivocators=traitor if treason < 0.3 else (),
         forgers=traitor if 0.3 <= treason < 0.5 else (),
+        perjurers=perjurers,
         real_bls=draw(seed, "curve") < REAL_BLS,
     )
 
