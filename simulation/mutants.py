@@ -161,6 +161,25 @@ def _dark(seed: int) -> None:
     drills.run_on(System(seed, plan), "canister-failure")
 
 
+def _astray(seed: int) -> None:
+    """A whole swarm; what a node learns of the halt, or what it replays, goes to wrong places.
+
+    Its word is needed: another one's is false.
+    """
+    from simulation.system import drills
+    from simulation.system.swarm import System
+
+    system = System(seed, Plan(delay_ms_max=20, step_us=8000, perjurers=(4,)))
+
+    def listen(text: str) -> None:
+        if text.startswith("  halt" if seed % 2 else "  detect"):
+            for i in range(8):
+                fault = Fault(0, "misdirected write", (1 + seed % 3,))
+                system.at(system.now + 500 * i * MS, system._inject, fault)
+
+    drills.run_on(system, "subnet-divergence", listen)
+
+
 def _impatient(seed: int) -> None:
     """A whole swarm, of which everything is asked twice."""
     from simulation.system import drills
@@ -199,6 +218,7 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "attested": _attested,
     "upgrade": _upgrade,
     "dark": _dark,
+    "astray": _astray,
     "impatient": _impatient,
     "stop and go": _stop_and_go,
 }
@@ -405,6 +425,23 @@ def _mistake_holes() -> None:
     setattr(journal, "_has_hole", lambda *_: False)
 
 
+def _hash_what_lies_there() -> None:
+    from replica.state import checkpoint
+
+    real = checkpoint.compute_manifest
+
+    def believing(folder: Any, base: Any = None, written: Any = None) -> Any:
+        return real(folder, base)
+
+    setattr(checkpoint, "compute_manifest", believing)
+
+
+def _never_mend() -> None:
+    from replica.client.local_registry import LocalRegistry
+
+    setattr(LocalRegistry, "mend", lambda self: False)
+
+
 def _write_aside_together() -> None:
     from orchestrator import cup_provider
     from replica.runtime import stored_cup
@@ -484,6 +521,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("nameless", "syncs files, but not their names", "dark", _sync_no_names),
     Mutant("careless", "sends what it wrote but did not sync", "dark", _sync_no_batches),
     Mutant("brittle", "takes a torn batch for damage", "dark", _mistake_holes),
+    Mutant("credulous", "attests what its disk made of its state", "astray", _hash_what_lies_there),
+    Mutant("negligent", "never looks at its registry store again", "astray", _never_mend),
     Mutant("closed-shop", "deals no keys to new members", "membership", _deal_to_nobody_new),
 )
 
