@@ -2,7 +2,8 @@
 
 Only what was synced is sure to be there: a file's bytes by a sync of the file, its name by a sync
 of its folder. Of the rest, each name and each page is drawn: the new one, the old one, or zeros.
-The database syncs its own files, out of sight here; they stay as they are.
+The database syncs its own files, out of sight here; they stay as they are, and a replica makes them
+anew at every start.
 """
 
 from __future__ import annotations
