@@ -97,6 +97,7 @@ def _run_on(system: System, name: str, say: Callable[[str], None]) -> Outcome:
             for what, count in machine.disk.lost.items():
                 system.counts[f"lost {what}"] += count
             system.counts["pages gone astray"] += machine.disk.astray
+        system.fibers.close()
         shutil.rmtree(folder, ignore_errors=True)
     (outcome,) = outcomes
     # A drill may also fail because more was fetched than on a calm day: that is no violation.

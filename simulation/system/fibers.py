@@ -19,6 +19,7 @@ import greenlet
 from simulation.scheduler import MS, Scheduler
 
 T = TypeVar("T")
+KEPT_MIN = 64
 LOOK_NS = 5 * MS
 """How often a fiber that waits for another looks whether it has ended."""
 
@@ -85,9 +86,22 @@ class Fibers:
         self.scheduler = scheduler
         self._hub: greenlet.greenlet | None = None
         self._current: Fiber | None = None
+        self._waiting: list[Fiber] = []
+        self._kept = KEPT_MIN
+        """So many of them were still waiting when the others were last let go."""
+
+    def close(self) -> None:
+        """End all fibers: what a waiting one holds is out of the garbage collector's sight."""
+        for fiber in self._waiting:
+            fiber.kill()
+        self._waiting.clear()
 
     def spawn(self, work: Callable[[], None]) -> Fiber:
         fiber = Fiber(self, work)
+        if len(self._waiting) > 2 * self._kept:
+            self._waiting = [f for f in self._waiting if not f.ended]
+            self._kept = max(len(self._waiting), KEPT_MIN)
+        self._waiting.append(fiber)
         self.scheduler.at(self.scheduler.now, self._resume, fiber)
         return fiber
 
