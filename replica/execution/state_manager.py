@@ -301,6 +301,7 @@ class StateManager:
         target = self.folder(height)
         if target.exists() and self._root_of(height) != self._recorded_root(height):
             self._discard(height)  # made before a restart, and rotten since
+        written: dict[str, list[manifest.ChunkInfo]] = {}
         if not target.exists():
             aside = self.checkpoints / f"writing-{height}"
             checkpoint.remove(aside)
@@ -312,8 +313,8 @@ class StateManager:
             writer.write(self._tip, self._rows(), self._changed)
             sync_folder(aside)
             rename(aside, target)
-            self._root_of(height, writer.written)
-        root = self._root_of(height)
+            written = writer.written
+        root = self._root_of(height, written)
         self._record_root(height, root)
         self._changed, self._base = checkpoint.Changed(), height
         return root

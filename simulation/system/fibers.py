@@ -19,7 +19,6 @@ import greenlet
 from simulation.scheduler import MS, Scheduler
 
 T = TypeVar("T")
-KEPT_MIN = 64
 LOOK_NS = 5 * MS
 """How often a fiber that waits for another looks whether it has ended."""
 
@@ -31,7 +30,6 @@ class Killed(greenlet.GreenletExit):
 class Fiber:
     def __init__(self, fibers: Fibers, work: Callable[[], None]) -> None:
         self._fibers, self._work = fibers, work
-        self.ended = False
         self.killed = False
         self.actors: list[object] = []
         """For whom it runs: its process, then the server that it has asked, and so on."""
@@ -43,7 +41,15 @@ class Fiber:
         except Killed:
             self.killed = True
         finally:
-            self.ended = True
+            self.end()
+
+    @property
+    def ended(self) -> bool:
+        return self not in self._fibers.alive
+
+    def end(self) -> None:
+        """Note that it has ended."""
+        self._fibers.alive.pop(self, None)
 
     def is_alive(self) -> bool:
         return not self.ended
@@ -86,22 +92,17 @@ class Fibers:
         self.scheduler = scheduler
         self._hub: greenlet.greenlet | None = None
         self._current: Fiber | None = None
-        self._waiting: list[Fiber] = []
-        self._kept = KEPT_MIN
-        """So many of them were still waiting when the others were last let go."""
+        self.alive: dict[Fiber, None] = {}
+        """In the order in which they were begun."""
 
     def close(self) -> None:
         """End all fibers: what a waiting one holds is out of the garbage collector's sight."""
-        for fiber in self._waiting:
+        for fiber in list(self.alive):
             fiber.kill()
-        self._waiting.clear()
 
     def spawn(self, work: Callable[[], None]) -> Fiber:
         fiber = Fiber(self, work)
-        if len(self._waiting) > 2 * self._kept:
-            self._waiting = [f for f in self._waiting if not f.ended]
-            self._kept = max(len(self._waiting), KEPT_MIN)
-        self._waiting.append(fiber)
+        self.alive[fiber] = None
         self.scheduler.at(self.scheduler.now, self._resume, fiber)
         return fiber
 
@@ -145,7 +146,7 @@ class Fibers:
         try:
             fiber.greenlet.throw(Killed)
         finally:
-            fiber.ended = True
+            fiber.end()
             self._current, self._hub = before, hub
             events._set_running_loop(running)
 
