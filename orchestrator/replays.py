@@ -6,6 +6,7 @@ staged recovery of the NNS. They all work in one folder, one after another.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from replica.runtime.settings import NodeSettings
 class Replays:
     def __init__(self, settings: NodeSettings, world: World) -> None:
         self.settings, self.world = settings, world
+        self.folder = settings.data / "replay"
         self._lock = world.lock()
 
     @contextmanager
@@ -33,23 +35,30 @@ class Replays:
 
         Waits while another replay runs. Raises: Unavailable, Malformed.
         """
-        folder = self.settings.data / "replay"
         with self._lock:
             try:
-                yield self.world.replay(release, self.settings.folder, height, folder, order)
+                yield self.world.replay(release, self.settings.folder, height, self.folder, order)
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def keep(self, checkpoint: Path) -> None:
-        """Hang a replayed checkpoint beside the replica's own, under its height."""
+        """Hang a replayed checkpoint beside the replica's own, under its height.
+
+        Only while it is `replayed`. It is made ready here: a replica that starts meanwhile removes
+        what is unfinished among its own.
+        """
         target = self.settings.data / "checkpoints" / checkpoint.name
         if target.exists():
             return
-        aside = target.with_name(f"replayed-{checkpoint.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(checkpoint, aside, copy_function=os.link)
-        sync_folder(aside)
-        rename(aside, target)
+        ready = self.folder / "ready"
+        shutil.copytree(checkpoint, ready, copy_function=os.link)
+        sync_folder(ready)
+        try:
+            rename(ready, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # The replica has made its own meanwhile.
 
     def clear_state(self) -> None:
         """Forget the state of the subnet that this node was in, once no replay reads it."""

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from nns import genesis
+from orchestrator import replays
 from orchestrator.attestation import Attestor
 from orchestrator.replays import Promises, Replays
 from replica.client.agent import Agent, World
@@ -92,8 +93,8 @@ class Asked:
     def __post_init__(self) -> None:
         self.replica = Halted([], b"", world=self.world)
         self.promises = Promises(self.settings, self.world)
-        replays = Replays(self.settings, self.world)
-        self.attestor = Attestor(self.settings, self.replica, replays, self.promises)
+        shared = Replays(self.settings, self.world)
+        self.attestor = Attestor(self.settings, self.replica, shared, self.promises)
 
     def attest(self, height: int) -> bytes:
         return self.attestor.attest(SUBNET, height, self.settings.releases)
@@ -132,6 +133,25 @@ def test_an_attestation_that_failed_is_made_when_it_is_asked_for_again(
             node.attest(38)
     assert node.settings.promised_epoch() is None, "nothing was said, nothing is promised"
     assert canonical.decode(Attestation, node.attest(38)).height == 38
+
+
+def test_a_replica_that_starts_meanwhile_spoils_no_replay(
+    node: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It removes what is unfinished among its checkpoints, and it may make the same one."""
+    checkpoints = node.settings.data / "checkpoints"
+
+    def start_replica(_: Path) -> None:
+        for path in checkpoints.iterdir():
+            assert len(path.name) == 16, f"{path.name} would be removed"
+        (checkpoints / f"{38:016x}").mkdir()
+        (checkpoints / f"{38:016x}" / "rows").write_bytes(b"rows of its own")
+
+    monkeypatch.setattr(replays, "sync_folder", start_replica)
+    node.attest(38)
+    assert [p.name for p in checkpoints.iterdir()] == [f"{38:016x}"]
+    assert (checkpoints / f"{38:016x}" / "rows").read_bytes() == b"rows of its own"
+    assert not (node.settings.data / "replay").exists()
 
 
 @pytest.mark.parametrize("height", [9, 41])
