@@ -222,6 +222,8 @@ class Replica:
         self.syncing = False
         self.delegation: bytes | None = None
         self._promise = settings.promised_epoch()
+        self._certified_before = Height(0)
+        """What it knew to be certified when it started, and may have answered with before."""
 
     # -- start
 
@@ -251,6 +253,8 @@ class Replica:
         restored = [artifacts.decode(r) for r in self.journal.records]
         self.journal.records = []
         self.driver.restore(restored, now)
+        certified = self.driver.certifications.validated.height_max(Certification)
+        self._certified_before = Height(certified or 0)
         self.log(
             f"starts at CUP {self.package.height} (epoch {self.package.epoch}), state "
             f"{self.state.latest_height}, {len(restored)} artifacts"
@@ -536,6 +540,18 @@ class Replica:
         if fault is not None:
             raise Rejected(f"the complaint is refused: {fault}")
         self._on_artifact(artifact.accuser, artifact)
+
+    def known_certified(self) -> Height:
+        """Return a height below which no client is answered: what it saw must not go back."""
+        return max(self._certified_before, self.package.height)
+
+    def health(self) -> str:
+        """Return what clients read as `replica_health_status`."""
+        if self.state.certified is None:
+            return "waiting_for_certified_state"
+        if self.state.certified_height < self.known_certified():
+            return "certified_state_behind"
+        return "halted" if self.is_halted() else "healthy"
 
     def is_halted(self) -> bool:
         return self.driver.reader(self.monotonic()).status is Status.HALTED

@@ -96,6 +96,18 @@ class Interface:
             raise Unavailable("no certified state is here yet; try again in a second")
         return found
 
+    def _served(self) -> Certified:
+        """Return the state that is asked. Raises: Unavailable while clients have seen a newer one:
+        theirs must not go back."""
+        found = self._certified()
+        height, known = self.replica.state.certified_height, self.replica.known_certified()
+        if height < known:
+            raise Unavailable(
+                f"this replica is behind: its state is of height {height}, and {known} is "
+                "certified; ask another one, or try again in a second"
+            )
+        return found
+
     def _certificate(self, paths: list[tuple[bytes, ...]]) -> bytes:
         found = self._certified()
         tree = hash_tree.witness(found.tree, [(b"time",), *paths])
@@ -143,7 +155,7 @@ class Interface:
         request = await self._request(http, "query")
         if request.canister_id != self._effective(http):
             raise Malformed("the effective canister id is not the called one")
-        found = self._certified()
+        found = self._served()
         data = self._certificate([(b"canister", bytes(request.canister_id), b"certified_data")])
         answer = execution.query(found.snapshot, self.replica.store, request, data)
         timestamp = self.replica.clock()
@@ -168,7 +180,7 @@ class Interface:
 
     async def read_state(self, http: Request) -> Response:
         request = await self._request(http, "read_state")
-        found = self._certified()
+        found = self._served()
         for path in request.paths:
             self._check_path(request, path, self._effective(http), found)
         return _cbor({"certificate": self._certificate(list(request.paths))})
@@ -200,12 +212,11 @@ class Interface:
         raise NotAuthorized(f"the path {[p.hex() for p in path][:4]} may not be read")
 
     async def status(self, _http: Request) -> Response:
-        halted = self.replica.is_halted()
         return _cbor(
             {
                 "root_key": self.replica.settings.root_key,
                 "impl_version": self.replica.version,
-                "replica_health_status": "halted" if halted else "healthy",
+                "replica_health_status": self.replica.health(),
             }
         )
 
