@@ -180,6 +180,16 @@ def _astray(seed: int) -> None:
     drills.run_on(system, "subnet-divergence", listen)
 
 
+def _restarts(seed: int) -> None:
+    """A whole swarm, whose NNS starts anew again and again."""
+    from simulation.system import drills
+    from simulation.system.swarm import System
+
+    faults = tuple([Fault((12_000 + 700 * i) * MS, "crash", (0,)) for i in range(20)])
+    plan = Plan(delay_ms_max=20, step_us=8000, faults=faults)
+    drills.run_on(System(seed, plan), "subnet-divergence")
+
+
 def _impatient(seed: int) -> None:
     """A whole swarm, of which everything is asked twice."""
     from simulation.system import drills
@@ -219,6 +229,7 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "upgrade": _upgrade,
     "dark": _dark,
     "astray": _astray,
+    "restarts": _restarts,
     "impatient": _impatient,
     "stop and go": _stop_and_go,
 }
@@ -442,6 +453,12 @@ def _never_mend() -> None:
     setattr(LocalRegistry, "mend", lambda self: False)
 
 
+def _answer_before_it_has_caught_up() -> None:
+    from replica.node import Replica
+
+    setattr(Replica, "known_certified", lambda self: 0)
+
+
 def _write_aside_together() -> None:
     from orchestrator import cup_provider
     from replica.runtime import stored_cup
@@ -523,6 +540,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("brittle", "takes a torn batch for damage", "dark", _mistake_holes),
     Mutant("credulous", "attests what its disk made of its state", "astray", _hash_what_lies_there),
     Mutant("negligent", "never looks at its registry store again", "astray", _never_mend),
+    Mutant(
+        "forgetful-server",
+        "answers clients with older states than before its restart",
+        "restarts",
+        _answer_before_it_has_caught_up,
+    ),
     Mutant("closed-shop", "deals no keys to new members", "membership", _deal_to_nobody_new),
 )
 

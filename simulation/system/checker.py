@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from replica.client.local_registry import LocalRegistry
 from replica.consensus import driver as consensus
 from replica.consensus.delivery import Batch
 from replica.node import Replica
@@ -23,9 +24,10 @@ from replica.protocol.artifacts import (
 from replica.protocol.attestation import Attestation
 from replica.protocol.crypto.scheme import threshold_high
 from replica.protocol.cup import CatchUpPackage
-from replica.protocol.errors import Unavailable
+from replica.protocol.errors import ReprisError
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import NodeId, SubnetId
+from replica.runtime import stored_cup
 from simulation.checker import ChainChecker, SignatureLedger, Violation, check_same
 from simulation.system.nns_checker import NnsChecker
 
@@ -85,11 +87,25 @@ class SystemChecker:
         """Up to which height a replica process knew of certifications when it last stepped."""
         self._certified_times: dict[SubnetId, tuple[int, int]] = {}
         """The highest certified height of all epochs, and its time."""
+        self._answered: dict[Term, int] = {}
+        """The height of the state that a replica last answered a client with."""
         self._attested: dict[int, tuple[int, int]] = {}
         """Epoch and registry version of a machine's last attestation."""
-        self._looked: set[tuple[int, Age]] = set()
 
     # -- a replica starts
+
+    def starting(self, machine: Machine, version: str) -> None:
+        """S17: an orchestrator starts the release of its package's registry version."""
+        try:
+            package = stored_cup.read(machine.settings.cup_path)
+            records = LocalRegistry(machine.settings.registry_path)
+            view = records.view(package.subnet, package.registry_version)
+        except ReprisError as error:
+            if machine.disk.astray:
+                return  # it has in memory what its disk no longer has
+            raise Violation(f"{machine.name} starts a release without its CUP: {error}") from error
+        if view.replica_version != version:
+            raise Violation(f"{machine.name} runs another release than its CUP says (S17)")
 
     def started(self, machine: Machine, term: Term, has_memory: bool) -> None:
         """A replica starts; `has_memory`: its disk tells what it signed before."""
@@ -178,6 +194,18 @@ class SystemChecker:
             raise Violation(f"certified time does not grow from height {top} to {height} (S5)")
         if height > top:
             self._certified_times[subnet] = (height, time_ns)
+
+    def answered(self, process: ReplicaProcess) -> None:
+        """S5 for clients: the state that one node answers with never gets older."""
+        real = process.real
+        assert real is not None
+        term = (process.machine, real.subnet, real.driver.chain.cup.epoch, process.version)
+        before, height = self._answered.get(term, 0), real.state.certified_height
+        if height < before and term not in self._forgetful:
+            raise Violation(
+                f"{process.it.name} answers with the state of height {height} after {before} (S5)"
+            )
+        self._answered[term] = height
 
     def _executed(
         self, process: ReplicaProcess, real: Replica, record: EpochRecord, batch: Batch
@@ -269,19 +297,8 @@ class SystemChecker:
         if records.version <= promised[1] or raw.is_halted:
             raise Violation(f"{process.it.name} signs in an epoch in which it promised not to")
 
-    def _check_release(self, process: ReplicaProcess) -> None:
-        """S17: the release is the one of the package's registry version."""
-        real = process.real
-        assert real is not None
-        try:
-            view = real.records.view(real.subnet, real.package.registry_version)
-        except Unavailable:
-            return  # it has taken a newer package from its peers since it was started
-        if view.replica_version != real.version:
-            raise Violation(f"{process.it.name} runs another release than its CUP says (S17)")
-
     def look(self, process: ReplicaProcess) -> None:
-        """S1, S2, S4, S5, S13, S14, and what holds of a replica that has just been started."""
+        """S1, S2, S4, S5, S13, S14."""
         real = process.real
         assert real is not None
         driver = real.driver
@@ -291,9 +308,6 @@ class SystemChecker:
         chain.certified_height = max(chain.certified_height, real.state.certified_height)
         chain.look_at(process.machine, driver, real.state)
         self.system.counts["rounds"] += len(chain.finalized) - before
-        if (process.number, age) not in self._looked:
-            self._looked.add((process.number, age))
-            self._check_release(process)
         top = driver.certifications.validated.height_max(Certification)
         self._certified_heights[process.number] = top or 0
         if real.statistics.wasted > process.it.disk.astray:

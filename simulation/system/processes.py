@@ -204,6 +204,7 @@ class ReplicaHandle(CrashLoop):
         if machine.replica is not None:
             raise Violation(f"{machine.name} starts a second replica (S17)")
         assert release_folder.is_dir(), "an orchestrator starts releases that it holds"
+        machine.system.checker.starting(machine, version)
         self._process = machine.replica = ReplicaProcess(machine, version)
         self.version, self.cup_epoch = version, cup_epoch
         self._started_ns = machine.system.now
@@ -371,7 +372,11 @@ class ReplicaProcess(Process):
 
     def answer(self, method: str, path: str, query: str, body: bytes) -> Reply:
         with self.system.fibers.acting(self):
-            return self.system.fibers.run(_ask(self.app, method, path, query, body))
+            reply = self.system.fibers.run(_ask(self.app, method, path, query, body))
+        read = path.endswith(("/query", "/read_state"))
+        if read and reply.status == 200 and self.real is not None:
+            self.system.checker.answered(self)
+        return reply
 
     # -- the way to the peers (`replicas.Link`)
 
