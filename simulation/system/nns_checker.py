@@ -25,11 +25,14 @@ class NnsChecker:
         """Hashes of the ledger's blocks by number."""
         self.outcomes: dict[int, tuple[int, int, int]] = {}
         """When a proposal was decided, executed and found to fail, in seconds; 0: not yet."""
+        self.height = -1
+        """Of the newest rows that were looked at: replicas that are behind it have older ones."""
 
     def look(self, real: Replica) -> bool:
-        """Return whether there was anything to see. Raises: Violation."""
-        if real.state.certified is None:
+        """Return whether there was anything new to see. Raises: Violation."""
+        if real.state.certified is None or real.state.certified_height <= self.height:
             return False
+        self.height = real.state.certified_height
         self._check_ledger(real)
         self._check_governance(real)
         return True

@@ -26,7 +26,8 @@ AT_THE_LIMIT = ("node-catch-up", "membership-change")
 more that is faulty would be too many."""
 
 DIVERGING = ("subnet-divergence", "subnet-loss")
-"""Drills in which as many states have to agree as there are good ones."""
+"""Drills in which as many states have to agree as there are good ones, the first two: neither is
+Byzantine. (A maker that equivocates may miss the one of its blocks that the others agreed on.)"""
 WITHOUT_THE_FOURTH = ("subnet-divergence", "nns-stall")
 """Drills in which three nodes' words on their state are enough: the fourth one's may be false."""
 
@@ -46,6 +47,8 @@ def storm(name: str, seed: int) -> Plan:
         perjurers = (3 if name == "nns-stall" else nns + 3,)
     liar = nns + int(draw(seed, "liar") * app)
     traitor = (nns + int(draw(seed, "traitor") * app),)
+    if name in DIVERGING:
+        traitor = (nns + 2 + int(draw(seed, "traitor") * 2),)
     treason = 1.0 if name in AT_THE_LIMIT else draw(seed, "treason")
     if 0.5 <= treason < 0.7 and name not in DIVERGING:
         when = BEGIN_NS + int(draw(seed, "diverges") * (END_NS - BEGIN_NS) / 3)

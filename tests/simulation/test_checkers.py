@@ -118,6 +118,17 @@ def test_s5_certified_time_grows_also_over_a_recovery() -> None:
         deliver(check, two, 3, b"d", 51)
 
 
+def test_s5_what_a_node_answers_with_never_gets_older() -> None:
+    one, again, upgraded = Process(0), Process(0), Process(0, version="v2")
+    check = checker(one)
+    for process, height in ((one, 8), (one, 8), (upgraded, 7)):
+        process.real.state.certified_height = height
+        check.answered(process)
+    again.real.state.certified_height = 7
+    with pytest.raises(Violation, match="answers with the state of height 7 after 8"):
+        check.answered(again)
+
+
 def test_s6_and_s7_states_are_equal_and_what_is_certified_is_what_was_computed() -> None:
     one, two = Process(0), Process(1)
     check = checker(one, two)
@@ -267,7 +278,12 @@ def nns_rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
     return found
 
 
-REAL: Any = SimpleNamespace(state=SimpleNamespace(certified=object()))
+def real(height: int) -> Any:
+    """A replica that has certified up to a height."""
+    return SimpleNamespace(state=SimpleNamespace(certified=object(), certified_height=height))
+
+
+REAL = real(1)
 
 
 def test_s18_the_ledger_conserves(nns_rows: Rows) -> None:
@@ -282,7 +298,7 @@ def test_s18_blocks_of_the_ledger_stay(nns_rows: Rows) -> None:
     check.look(REAL)
     nns_rows.tables["blocks"][1]["hash"] = bytes(32)
     with pytest.raises(Violation, match="block 1 of the ledger was replaced"):
-        check.look(REAL)
+        check.look(real(2))
 
 
 def test_s18_votes_count_once(nns_rows: Rows) -> None:
@@ -298,4 +314,12 @@ def test_s18_a_proposal_is_executed_once(nns_rows: Rows) -> None:
     check.look(REAL)
     nns_rows.proposal["executed"] = 60
     with pytest.raises(Violation, match="decided or executed again"):
-        check.look(REAL)
+        check.look(real(2))
+
+
+def test_s18_who_is_behind_has_not_executed_it_yet(nns_rows: Rows) -> None:
+    check = NnsChecker()
+    nns_rows.proposal.update(decided=50, executed=51)
+    assert check.look(real(2))
+    nns_rows.proposal["executed"] = 0
+    assert not check.look(real(1))
