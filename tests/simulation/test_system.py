@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from cli.lab.drills import SCENARIOS
+from replica.protocol import cbor, envelope
+from replica.protocol.ids import ANONYMOUS, REGISTRY
 from simulation import mutants
 from simulation.checker import Violation
-from simulation.plan import KINDS, SYSTEM_KINDS
-from simulation.scheduler import SECOND, Scheduler
+from simulation.plan import KINDS, SYSTEM_KINDS, Plan
+from simulation.scheduler import GENESIS_NS, MS, SECOND, Scheduler
 from simulation.system import drills
 from simulation.system.fibers import Fibers, Lock
 from simulation.system.storms import storm
+from simulation.system.swarm import System
 
 
 @pytest.mark.timeout(600)
@@ -32,6 +35,46 @@ def test_a_drill_in_a_storm(name: str) -> None:
 def test_what_mutants_are_caught_by_passes_without_them(campaign: str) -> None:
     """Replicas that paused lag behind what was certified: they repeated requests once (S12)."""
     assert mutants.fault(campaign, 1) is None
+
+
+def test_a_replica_that_is_behind_says_so_and_answers_nobody() -> None:
+    system = System(1, Plan(delay_ms_max=20, step_us=8000))
+    seen: list[tuple[str, int]] = []
+
+    def ask() -> None:
+        replica = system.machines[0].replica
+        while replica is None or not replica.is_up():
+            system.fibers.sleep(8 * MS)
+            replica = system.machines[0].replica
+        body = envelope.sign_request(
+            {
+                "request_type": "read_state",
+                "sender": bytes(ANONYMOUS),
+                "ingress_expiry": system.now + SECOND,
+                "paths": [[b"time"]],
+            },
+            None,
+        )[1]
+        url = f"/api/v2/canister/{REGISTRY}/read_state"
+        while not seen or seen[-1][0] != "healthy":
+            status = cbor.loads(replica.answer("GET", "/api/v2/status", "", b"").body)
+            reply = replica.answer("POST", url, "", body)
+            assert reply.status == 200 or b"try again in a second" in reply.body
+            seen.append((status["replica_health_status"], reply.status))
+            system.fibers.sleep(8 * MS)
+
+    def crash() -> None:
+        assert system.machines[0].replica is not None
+        system.machines[0].replica.end("killed")
+        system.fibers.spawn(ask)
+
+    system.at(GENESIS_NS + 14 * SECOND, crash)
+    drills.run_on(system, "canister-failure")
+    assert list(dict.fromkeys(seen)) == [
+        ("waiting_for_certified_state", 503),
+        ("certified_state_behind", 503),
+        ("healthy", 200),
+    ]
 
 
 def test_storms_draw_every_fault_of_swarms_and_none_that_has_no_name() -> None:
