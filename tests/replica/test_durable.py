@@ -51,9 +51,9 @@ def _write_at_once(path: Path, asides: tuple[str, str]) -> list[int]:
 
 
 def test_two_processes_that_write_aside_differently_never_meet(tmp_path: Path) -> None:
-    path = tmp_path / "cup.pb"
-    assert _write_at_once(path, (".new", ".stored")) == [0, 0]
-    assert [p.name for p in tmp_path.iterdir()] == ["cup.pb"]
+    path = tmp_path / "cup.stored"
+    assert _write_at_once(path, (".new", ".fetched")) == [0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == ["cup.stored"]
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 40])
