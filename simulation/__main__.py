@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -47,15 +47,16 @@ def run(
         raise typer.BadParameter(f"no such scenario: {scenario}; there are {', '.join(known)}")
     console = Console(stderr=True)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    total = seeds * len(known[scenario])
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(scenario, total=seeds * len(known[scenario]))
-        result = campaign.run(
-            seeds,
-            first,
-            workers,
-            lambda r: progress.update(task, completed=r.seeds),
-            known[scenario],
-        )
+        task = progress.add_task(scenario, total=total)
+        watch = Watch(lambda text: console.print(text, markup=False, soft_wrap=True), total)
+
+        def look(so_far: campaign.Result) -> None:
+            progress.update(task, completed=so_far.seeds)
+            watch.look(so_far, in_tenths=not console.is_terminal)
+
+        result = campaign.run(seeds, first, workers, look, known[scenario])
     for line in report(scenario, result, first, seeds):
         sys.stdout.write(line + "\n")
     raise typer.Exit(0 if result.passed else 1)
@@ -111,6 +112,28 @@ def shrink_(
     small = shrink.shrink(plan, lambda p: shrink.why(seed, p, drill), _tell)
     shrink.store(shrink.Scenario(about or reason, seed, small, drill), out)
     sys.stdout.write(f"{out}\n")
+
+
+class Watch:
+    """Tells what a long campaign has found while it runs: it may be stopped before its end."""
+
+    def __init__(self, say: Callable[[str], None], total: int) -> None:
+        """`total`: how many seeds it has."""
+        self.say, self.total = say, total
+        self.told = self.tenths = 0
+
+    def look(self, so_far: campaign.Result, *, in_tenths: bool) -> None:
+        """Tell of new violations; and, `in_tenths`, how far it is."""
+        for failure in so_far.failures[self.told :]:
+            self.say(f"{failure.scenario}, seed {failure.seed}: {failure.reason}")
+        self.told = len(so_far.failures)
+        tenths = 10 * so_far.seeds // self.total
+        if in_tenths and self.tenths < tenths < 10:
+            self.tenths = tenths
+            self.say(
+                f"{so_far.seeds} of {self.total} seeds, {so_far.seconds:.0f} s, "
+                f"{self.told} violations"
+            )
 
 
 def _tell(text: str) -> None:
