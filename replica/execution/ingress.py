@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from replica.protocol import envelope
@@ -88,7 +89,8 @@ class IngressPool:
                 raise Malformed("only calls belong in a block")
 
 
-_decoded: dict[bytes, envelope.Request] = {}
+_decoded: OrderedDict[bytes, envelope.Request] = OrderedDict()
+"""By envelope. (In a plain dictionary, finding the oldest passes over all that were removed.)"""
 
 
 def decode_cached(raw: bytes, now_ns: int) -> envelope.Request:
@@ -104,5 +106,5 @@ def decode_cached(raw: bytes, now_ns: int) -> envelope.Request:
 
 def _remember(request: envelope.Request) -> None:
     while len(_decoded) >= DECODED_MAX:
-        del _decoded[next(iter(_decoded))]
+        _decoded.popitem(last=False)
     _decoded[request.raw] = request

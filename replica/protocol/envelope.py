@@ -54,8 +54,7 @@ def hash_of_map(content: dict[str, Any]) -> bytes:
     for name, value in content.items():
         if value is None:
             continue
-        is_short = isinstance(value, bytes | str) and len(value) <= _REMEMBERED_BYTES_MAX
-        if is_short and name in _REPEATED:
+        if name in _REPEATED and _is_short(value):
             pairs.append(_hash_pair(name, value))
         else:
             pairs.append(_hash_name(name) + _hash_value(value))
@@ -65,6 +64,10 @@ def hash_of_map(content: dict[str, Any]) -> bytes:
 _REPEATED = frozenset(("request_type", "sender", "canister_id", "method_name"))
 """Fields that many requests share."""
 _REMEMBERED_BYTES_MAX = 64
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, bytes | str) and len(value) <= _REMEMBERED_BYTES_MAX
 
 
 @lru_cache(maxsize=1024)
@@ -113,7 +116,7 @@ def decode(raw: bytes, now_ns: int) -> Request:
     plain = cbor.loads(raw)
     if not isinstance(plain, dict) or not isinstance(plain.get("content"), dict):
         raise Malformed("not a request envelope: no content map")
-    unknown = set(plain) - {"content", "sender_pubkey", "sender_sig", "sender_delegation"}
+    unknown = plain.keys() - _ENVELOPE
     if unknown:
         raise Malformed(f"not a request envelope: unknown field {sorted(map(str, unknown))[0]}")
     request = _parse_content(plain["content"], raw)
@@ -122,24 +125,23 @@ def decode(raw: bytes, now_ns: int) -> Request:
     return request
 
 
-_SHAPES = {
-    "call": {"canister_id", "method_name", "arg"},
-    "query": {"canister_id", "method_name", "arg"},
-    "read_state": {"paths"},
-}
-_COMMON = {"request_type", "sender", "ingress_expiry", "nonce"}
+_ENVELOPE = frozenset(("content", "sender_pubkey", "sender_sig", "sender_delegation"))
+_COMMON = ("request_type", "sender", "ingress_expiry", "nonce")
+_CALL = ("arg", "canister_id", "ingress_expiry", "method_name", "sender")
+_NEEDED = {"call": _CALL, "query": _CALL, "read_state": ("ingress_expiry", "paths", "sender")}
+_KNOWN = {kind: frozenset((*needed, *_COMMON)) for kind, needed in _NEEDED.items()}
 
 
 def _parse_content(content: dict[Any, Any], raw: bytes) -> Request:
     kind = content.get("request_type")
-    if not isinstance(kind, str) or kind not in _SHAPES:
+    if not isinstance(kind, str) or kind not in _NEEDED:
         raise Malformed(f"request_type {str(kind)[:40]!r} is not call, query or read_state")
-    needed = _SHAPES[kind]
-    for name in sorted(needed | {"sender", "ingress_expiry"}):
+    for name in _NEEDED[kind]:
         if name not in content:
             raise Malformed(f"the request misses its field {name}")
+    known = _KNOWN[kind]
     for name in content:
-        if name not in needed | _COMMON:
+        if name not in known:
             raise Malformed(f"the request has an unknown field {str(name)[:40]!r}")
     expiry = content["ingress_expiry"]
     if type(expiry) is not int or not 0 <= expiry < 1 << 64:

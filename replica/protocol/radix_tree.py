@@ -59,6 +59,10 @@ def _update(tree: Tree, changes: list[_Change]) -> Tree:
             return _branch(_update(EMPTY, low), _update(tree, high), apart)
         return _branch(_update(tree, low), _update(EMPTY, high), apart)
     if isinstance(tree, Branch):
+        if len(changes) == 1:  # most of the way down
+            if changes[0][0] >> bit & 1:
+                return _branch(tree.left, _update(tree.right, changes), bit)
+            return _branch(_update(tree.left, changes), tree.right, bit)
         low, high = _split(changes, bit)
         return _branch(_update(tree.left, low), _update(tree.right, high), bit)
     ((_, label, subtree),) = changes

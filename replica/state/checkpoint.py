@@ -139,9 +139,11 @@ class Writer:
         """The first key after the bucket that was written last; None: it is the last bucket."""
         for key in dirty:
             is_inside = end is None or key < end
-            opens = is_border(key) and rows.get(qualified, key) is not None
-            if is_border(key) and not opens:
-                gone.add(bucket_name(key))
+            opens = False
+            if is_border(key):
+                opens = rows.get(qualified, key) is not None
+                if not opens:
+                    gone.add(bucket_name(key))
             if is_inside and not opens:
                 continue
             borders: list[bytes | None] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 
 from replica.execution import ingress
@@ -48,7 +50,7 @@ def test_users_are_sent_away_before_peers_are(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_oldest_of_what_was_checked_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingress, "DECODED_MAX", 3)
-    monkeypatch.setattr(ingress, "_decoded", {})
+    monkeypatch.setattr(ingress, "_decoded", OrderedDict())
     checked = [request(100 + i) for i in range(4)]
     for one in checked:
         IngressPool(lambda _: False).add(one)
