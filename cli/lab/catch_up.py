@@ -16,6 +16,10 @@ from cli.lab.drill import (
 )
 from cli.lab.layout import NodeEntry, SubnetEntry
 
+REQUESTS_S = 10.0
+"""Checkpoints pack users' requests by so many seconds: what comes into such a file later has a node
+that is behind fetch it whole."""
+
 
 def node_catch_up(drill: Drill) -> Outcome:
     """One node falls behind and heals by itself: restarted, two CUPs behind, wiped."""
@@ -23,6 +27,7 @@ def node_catch_up(drill: Drill) -> Outcome:
     with phases.phase("swarm up") as notes:
         drill.up()
         _fill(drill, drill.options.journal_entries)
+        drill.world.pause(REQUESTS_S)
         filled = drill.certified_height(app)
         node = app.nodes[3]
         drill.wait_for(
