@@ -545,11 +545,14 @@ class Replica:
         """Return a height below which no client is answered: what it saw must not go back."""
         return max(self._certified_before, self.package.height)
 
+    def is_behind(self) -> bool:
+        return self.state.certified_height < self.known_certified()
+
     def health(self) -> str:
         """Return what clients read as `replica_health_status`."""
         if self.state.certified is None:
             return "waiting_for_certified_state"
-        if self.state.certified_height < self.known_certified():
+        if self.is_behind():
             return "certified_state_behind"
         return "halted" if self.is_halted() else "healthy"
 

@@ -100,11 +100,11 @@ class Interface:
         """Return the state that is asked. Raises: Unavailable while clients have seen a newer one:
         theirs must not go back."""
         found = self._certified()
-        height, known = self.replica.state.certified_height, self.replica.known_certified()
-        if height < known:
+        if self.replica.is_behind():
             raise Unavailable(
-                f"this replica is behind: its state is of height {height}, and {known} is "
-                "certified; ask another one, or try again in a second"
+                f"this replica is behind: its state is of height {found.snapshot.height}, and "
+                f"{self.replica.known_certified()} is certified; ask another one, or try again in "
+                "a second"
             )
         return found
 

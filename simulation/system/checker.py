@@ -69,6 +69,10 @@ class Committee:
     members: frozenset[NodeId]
 
 
+def _term(process: ReplicaProcess, real: Replica) -> Term:
+    return (process.machine, real.subnet, real.driver.chain.cup.epoch, process.version)
+
+
 class SystemChecker:
     def __init__(self, system: System) -> None:
         self.system = system
@@ -199,7 +203,7 @@ class SystemChecker:
         """S5 for clients: the state that one node answers with never gets older."""
         real = process.real
         assert real is not None
-        term = (process.machine, real.subnet, real.driver.chain.cup.epoch, process.version)
+        term = _term(process, real)
         before, height = self._answered.get(term, 0), real.state.certified_height
         if height < before and term not in self._forgetful:
             raise Violation(
@@ -260,7 +264,7 @@ class SystemChecker:
         self._check_promise(process, epoch)
         if isinstance(artifact, CertificationShare):
             self._check_share(process, real, artifact)
-        term = (process.machine, real.subnet, epoch, process.version)
+        term = _term(process, real)
         self._signed_in.add(term)
         if term not in self._forgetful:
             self.signatures.note(term, process.it.name, artifact)

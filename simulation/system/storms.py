@@ -46,9 +46,8 @@ def storm(name: str, seed: int) -> Plan:
     if name in WITHOUT_THE_FOURTH and draw(seed, "perjury") < 0.4:
         perjurers = (3 if name == "nns-stall" else nns + 3,)
     liar = nns + int(draw(seed, "liar") * app)
-    traitor = (nns + int(draw(seed, "traitor") * app),)
-    if name in DIVERGING:
-        traitor = (nns + 2 + int(draw(seed, "traitor") * 2),)
+    spared = 2 if name in DIVERGING else 0
+    traitor = (nns + spared + int(draw(seed, "traitor") * (app - spared)),)
     treason = 1.0 if name in AT_THE_LIMIT else draw(seed, "treason")
     if 0.5 <= treason < 0.7 and name not in DIVERGING:
         when = BEGIN_NS + int(draw(seed, "diverges") * (END_NS - BEGIN_NS) / 3)
