@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli.lab.catch_up import REQUESTS_S
 from replica.state import checkpoint
 from replica.state.rows import Layer
 
@@ -90,3 +91,8 @@ def test_each_bucket_is_read_once_however_many_of_its_rows_changed(tmp_path: Pat
     found = written(tmp_path / "next", tmp_path / "base", rows, dirty)
     assert len(found) > new / 64 / 2
     assert rows.read < 2 * new, "about once each, and each border once more"
+
+
+def test_the_drill_waits_as_long_as_a_file_of_requests_is_written_to() -> None:
+    """It can't ask this room, which is not open to tools."""
+    assert REQUESTS_S * 1e9 == checkpoint.INGRESS_SPAN_NS
