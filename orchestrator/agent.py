@@ -31,6 +31,7 @@ from orchestrator.replica_process import ReplicaProcess
 from orchestrator.trust import Trust
 from replica.client.agent import Agent, World
 from replica.client.local_registry import LocalRegistry
+from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Conflict, NotFound, ReprisError, Unavailable
 from replica.protocol.ids import SubnetId
 from replica.runtime import settings as node_settings
@@ -58,6 +59,7 @@ class Process(Protocol):
 
     version: str | None
     cup_epoch: int | None
+    run_start: int | None
     crashes: int
     last_words: str
     not_before_ns: int
@@ -65,7 +67,7 @@ class Process(Protocol):
     @property
     def pid(self) -> int | None: ...
     def is_running(self) -> bool: ...
-    def start(self, release_folder: Path, version: str, cup_epoch: int) -> None: ...
+    def start(self, release_folder: Path, version: str, package: CatchUpPackage) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -223,6 +225,7 @@ class Orchestrator:
             replica_running=running,
             running_version=self.process.version,
             running_cup_epoch=self.process.cup_epoch,
+            running_run_start=self.process.run_start,
             wanted_version=None,
             wanted_is_here=False,
             recalled_versions=(),
@@ -274,7 +277,7 @@ class Orchestrator:
                 self._act(Report(str(error)))
                 return
             self.log(f"starts release {action.version[:12]} at CUP {local.height}")
-            self.process.start(folder, action.version, local.epoch)
+            self.process.start(folder, action.version, local)
         elif action.text != self.last_report:
             self.last_report = action.text
             self.log(action.text)

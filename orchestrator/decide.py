@@ -24,6 +24,8 @@ class Facts:
     running_version: str | None
     running_cup_epoch: int | None
     """Epoch of the CUP that the running replica was started with."""
+    running_run_start: int | None
+    """Where the run began that this CUP starts or goes on with: a replica knows that one only."""
     wanted_version: str | None
     """Release of the subnet at the chosen CUP's registry version."""
     wanted_is_here: bool
@@ -97,6 +99,9 @@ def decide(facts: Facts) -> list[Action]:
         return actions  # a replica of the release before goes on serving
     if running and facts.running_version != version:
         actions.append(StopReplica(f"the subnet moves to release {version}"))
+        running = False
+    if running and facts.running_run_start != chosen.run_start:
+        actions.append(StopReplica(f"the release begins another run at {chosen.run_start}"))
         running = False
     if not running:
         if facts.now_ns >= facts.restart_not_before_ns:

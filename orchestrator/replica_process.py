@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from replica.protocol.cup import CatchUpPackage
+
 STOP_S_MAX = 5.0
 BACKOFF_NS_MIN, BACKOFF_NS_MAX = 500_000_000, 30_000_000_000
 HEALTHY_NS = 20_000_000_000
@@ -49,6 +51,7 @@ class ReplicaProcess(CrashLoop):
         self._process: subprocess.Popen[bytes] | None = None
         self.version: str | None = None
         self.cup_epoch: int | None = None
+        self.run_start: int | None = None
         self._started_ns = 0
 
     @property
@@ -65,10 +68,11 @@ class ReplicaProcess(CrashLoop):
         now = time.monotonic_ns()
         self.note(now - self._started_ns, now)
         self.last_words = _last_line(self.log_path)
-        self._process, self.version, self.cup_epoch = None, None, None
+        self._process = self.version = self.cup_epoch = self.run_start = None
         return False
 
-    def start(self, release_folder: Path, version: str, cup_epoch: int) -> None:
+    def start(self, release_folder: Path, version: str, package: CatchUpPackage) -> None:
+        """Start a release from its folder; `package` is the catch-up package that it reads."""
         environment = {
             "PATH": os.environ.get("PATH", ""),
             "PYTHONPATH": str(release_folder),
@@ -94,13 +98,14 @@ class ReplicaProcess(CrashLoop):
                 stderr=output,
                 preexec_fn=_die_with_parent,
             )
-        self.version, self.cup_epoch = version, cup_epoch
+        self.version, self.cup_epoch = version, package.epoch
+        self.run_start = package.run_start
         self._started_ns = time.monotonic_ns()
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL."""
         process, self._process = self._process, None
-        self.version = self.cup_epoch = None
+        self.version = self.cup_epoch = self.run_start = None
         if process is None or process.poll() is not None:
             return
         process.terminate()

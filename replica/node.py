@@ -134,12 +134,12 @@ def secret_keys(settings: NodeSettings) -> SecretKeys:
     )
 
 
-def pool_journal_path(settings: NodeSettings, epoch: int, version: str) -> Path:
+def pool_journal_path(settings: NodeSettings, epoch: int, run: artifacts.Run) -> Path:
     """Each epoch has a pool of its own: nothing signed before a recovery can leak past it.
 
-    So has each release in it: blocks above the CUP at which releases change are the new one's.
+    So has each run in it: blocks above the CUP at which releases change are the new one's.
     """
-    return settings.data / f"pool-{epoch}-{version[:16]}.journal"
+    return settings.data / f"pool-{epoch}-{run.start}-{run.release[:16]}.journal"
 
 
 def open_pool(path: Path) -> Journal:
@@ -245,7 +245,7 @@ class Replica:
             may_sign=self._may_sign,
         )
         self.driver = consensus.Driver(context, self.package, now)
-        path = pool_journal_path(self.settings, self.package.epoch, self.version)
+        path = pool_journal_path(self.settings, self.package.epoch, self.driver.run)
         for old in self.settings.data.glob("pool-*.journal"):
             if old != path:
                 old.unlink()

@@ -15,7 +15,7 @@ from typing import Any
 
 from replica.client.local_registry import LocalRegistry, SubnetRegistry
 from replica.consensus import driver as consensus
-from replica.consensus.delivery import Batch, next_batch
+from replica.consensus.delivery import Batch, Randomness, next_batch
 from replica.consensus.reader import Context
 from replica.execution.ingress import IngressPool
 from replica.execution.recovery import newest_registry_version, work_of
@@ -101,7 +101,7 @@ def _recover(state: StateManager, order: nns_recovery.Order, state_hash: bytes) 
         epoch=Epoch(version + 1),
         time_ns=order.time_ns,
         registry_version=RegistryVersion(version),
-        randomness=bytes(32),
+        randomness=Randomness(order.height, bytes(32)),
         ingress=(),
         is_checkpoint=True,
     )
@@ -133,7 +133,7 @@ def _driver(
         may_sign=lambda _: False,
     )
     driver = consensus.Driver(context, package, time.time_ns())
-    path = pool_journal_path(settings, package.epoch, version)
+    path = pool_journal_path(settings, package.epoch, driver.run)
     stored, _ = scan(path.read_bytes()) if path.exists() else ([], 0)
     driver.restore([artifacts.decode(r) for r in stored], time.time_ns())
     return driver

@@ -135,7 +135,7 @@ class Forger:
         hash_ = artifacts.block_hash(twin.block)
         epoch, height = twin.epoch, twin.height
         signers = driver.chain.cup.summary.receivers[:3]
-        root, witness = tree_of(height, b"forged")
+        root, witness = tree_of(epoch, height, b"forged")
         package = driver.chain.cup
         beacon = replace(package.beacon, height=Height(package.summary.next_start))
         forged_block = replace(package.block, height=beacon.height)
@@ -164,7 +164,7 @@ def twin_of(node: Actor, proposal: BlockProposal) -> BlockProposal:
         payload = node.driver.context.payloads.build((), later, 0)  # type: ignore[union-attr]
     block = replace(proposal.block, context=later, payload_hash=artifacts.payload_hash(payload))
     message = artifacts.block_message(
-        block.subnet, block.epoch, block.height, artifacts.block_hash(block)
+        block.subnet, block.epoch, block.run, block.height, artifacts.block_hash(block)
     )
     return replace(
         proposal, block=block, payload=payload, signature=node.keys.signing.sign(message)

@@ -12,7 +12,13 @@ from replica.consensus.delivery import Batch
 from replica.consensus.driver import Driver
 from replica.consensus.reader import GAP_MAX, StateView
 from replica.protocol import artifacts
-from replica.protocol.artifacts import Artifact, Finalization, FinalizationShare, NotarizationShare
+from replica.protocol.artifacts import (
+    Artifact,
+    EquivocationProof,
+    Finalization,
+    FinalizationShare,
+    NotarizationShare,
+)
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Unavailable
 from simulation.plan import Plan
@@ -83,7 +89,8 @@ class ChainChecker:
         self._notarized_seen[who] = chain.notarized_height
 
     def _check_context(self, driver: Driver, height: int) -> None:
-        """S5: ranks 0 to f only, and a context that grows."""
+        """S5: ranks 0 to f only, unless all of these are proven equivocators there, and a context
+        that grows."""
         entry = driver.chain.finalized_block(height)
         assert entry is not None
         block = entry.block
@@ -93,7 +100,8 @@ class ChainChecker:
             settings = driver.context.registry.subnet(summary.registry_version)
         except Unavailable:
             settings = None  # it follows the others' blocks, and hears of the registry later
-        if settings is not None and block.rank > settings.faults_max:
+        proven = {p.maker for p in driver.pool.validated.at(EquivocationProof, height)}
+        if settings is not None and block.rank > max(settings.faults_max, len(proven)):
             raise Violation(f"a block of rank {block.rank} was finalized at height {height}")
         parent = driver.chain.blocks.get(block.parent)
         if parent is not None and parent.block.context.time_ns >= block.context.time_ns:
@@ -166,7 +174,8 @@ class Checker(ChainChecker):
         """S3: what an honest node signs."""
         signer = getattr(artifact, "signer", None)
         if signer == node.keys.node:
-            self.signatures.note(signer, f"node {node.index}", artifact)
+            assert node.driver is not None
+            self.signatures.note((signer, node.driver.run), f"node {node.index}", artifact)
 
     def executed(self, node: Node, batch: Batch) -> None:
         """S6: equal states. S12: a request is executed once."""

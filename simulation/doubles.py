@@ -8,6 +8,7 @@ from hashlib import sha256
 from replica.consensus.delivery import Batch
 from replica.protocol import hash_tree
 from replica.protocol.artifacts import Data, Payload, ValidationContext
+from replica.protocol.certification import POSITION_PATHS
 from replica.protocol.crypto.dkg import KeyRequest, KeyResult
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Rejected, Unavailable
@@ -23,10 +24,11 @@ def manifest_root(state: bytes) -> bytes:
     return sha256(b"manifest" + state).digest()
 
 
-def tree_of(height: int, state: bytes) -> tuple[bytes, bytes]:
-    """Return (root, witness of the height) of the certified tree."""
-    tree = hash_tree.build({b"metadata": {b"height": leb128(height), b"x": state}})
-    return tree.digest, hash_tree.encode(hash_tree.witness(tree, [(b"metadata", b"height")]))
+def tree_of(epoch: int, height: int, state: bytes) -> tuple[bytes, bytes]:
+    """Return (root, witness of epoch and height) of the certified tree."""
+    position = {b"epoch": leb128(epoch), b"height": leb128(height)}
+    tree = hash_tree.build({b"metadata": {**position, b"x": state}})
+    return tree.digest, hash_tree.encode(hash_tree.witness(tree, POSITION_PATHS))
 
 
 def _asked(state: bytes) -> list[int]:
@@ -61,7 +63,7 @@ class HashChain:
         state += b"".join(n.to_bytes(4, "big") for n in asked)
         self.states[batch.height] = state
         self.latest_height = batch.height
-        self.trees[batch.height] = tree_of(batch.height, state)
+        self.trees[batch.height] = tree_of(batch.epoch, batch.height, state)
         if batch.is_checkpoint:
             self.checkpoints[batch.height] = state
 

@@ -156,6 +156,7 @@ class RecoveryWorld(World):
             replica_running=node.driver is not None,
             running_version="v1" if node.driver else None,
             running_cup_epoch=node.driver.chain.cup.epoch if node.driver else None,
+            running_run_start=node.driver.run.start if node.driver else None,
             wanted_version="v1",
             wanted_is_here=True,
             recalled_versions=(),

@@ -132,7 +132,7 @@ def _merge(
             raise Malformed("not a certification")
         best = found.certification.height if found.certification else -1
         if certification.epoch == registry_cup.epoch and certification.height > best:
-            attestation.check_certification(certification, key)
+            attestation.check_certification(certification, registry_cup.epoch, key)
             found.certification = certification
     if "finalization" in plain:
         final = artifacts.decode(plain["finalization"])

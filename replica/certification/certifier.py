@@ -6,8 +6,6 @@ evidence of a divergence.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from replica.consensus.pool import (
     AddValidated,
     HandleInvalid,
@@ -20,29 +18,13 @@ from replica.consensus.pool import (
 from replica.consensus.purger import SLACK
 from replica.consensus.reader import GAP_MAX, Reader, Status
 from replica.consensus.shares import ThresholdCommittee, gather, judge
-from replica.protocol import hash_tree
 from replica.protocol.artifacts import (
     Certification,
     CertificationShare,
     certification_message,
 )
-from replica.protocol.errors import Malformed
-from replica.protocol.hashing import leb128
+from replica.protocol.certification import witness_fault
 from replica.protocol.ids import Height
-
-
-@lru_cache(maxsize=1024)
-def witness_fault(root: bytes, witness: bytes, height: int) -> str | None:
-    """Return what is wrong with the claim that a root is the state tree of a height."""
-    try:
-        tree = hash_tree.decode(witness)
-    except Malformed as error:
-        return str(error)
-    if tree.digest != root:
-        return "the height's witness does not hash to the root"
-    if hash_tree.lookup_leaf(tree, (b"metadata", b"height")) != leb128(height):
-        return "the witness shows another height"
-    return None
 
 
 def sign(reader: Reader) -> list[Mutation]:
@@ -83,7 +65,7 @@ def validate(reader: Reader) -> list[Mutation]:
             if pool.validated.has(Certification, h):
                 out.append(RemoveUnvalidated(full))
                 continue
-            fault = witness_fault(full.root, full.witness, h)
+            fault = witness_fault(full.root, full.witness, reader.epoch, h)
             key = reader.high(h).public_key
             if fault is None and not scheme.verify_threshold(
                 key, certification_message(full.root), full.signature
@@ -110,7 +92,7 @@ def aggregate(reader: Reader) -> list[Mutation]:
         committee = ThresholdCommittee(reader.context.scheme, reader.high(h))
         for root, witness in contents:
             mine = [s for s in waiting if (s.root, s.witness) == (root, witness)]
-            fault = witness_fault(root, witness, h) if mine else None
+            fault = witness_fault(root, witness, epoch, h) if mine else None
             if fault:
                 out += [HandleInvalid(s, fault) for s in mine]
                 continue

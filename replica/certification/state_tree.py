@@ -1,7 +1,8 @@
 """The certified tree: what of the state a client can ask to have proven.
 
 Source: interface specification "The system state tree"; reference/state.md §2, versions up to V25.
-Our own leaf: /metadata/state_digest, so that every round's signature covers the whole state.
+Our own leaves: /metadata/state_digest, so that every round's signature covers the whole state, and
+/metadata/epoch, so that a certification shows to which epoch it belongs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import lru_cache
 
 from replica.protocol import cbor, hash_tree, radix_tree
 from replica.protocol.certificate import encode_ranges
+from replica.protocol.certification import POSITION_PATHS
 from replica.protocol.hashing import leb128, sha256
 from replica.protocol.ids import NodeId, Principal, SubnetId
 from replica.state.records import REJECTED, REPLIED, Canister, IngressStatus
@@ -39,6 +41,7 @@ def build(snapshot: Snapshot, topology: Topology, request_status: hash_tree.Tree
     canisters = {bytes(i): _canister(c) for i, c in snapshot.canisters.items()}
     tree: dict[bytes, object] = {
         b"metadata": {
+            b"epoch": leb128(system.epoch),
             b"height": leb128(snapshot.height),
             b"state_digest": system.digest,
         },
@@ -119,5 +122,6 @@ def _request(status: IngressStatus) -> hash_tree.Tree:
     )
 
 
-def height_witness(tree: hash_tree.Tree) -> bytes:
-    return hash_tree.encode(hash_tree.witness(tree, [(b"metadata", b"height")]))
+def position_witness(tree: hash_tree.Tree) -> bytes:
+    """Return the part of a tree that a certification shows: its epoch and height."""
+    return hash_tree.encode(hash_tree.witness(tree, POSITION_PATHS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from replica.consensus import dkg
-from replica.consensus.notary import disqualified
 from replica.consensus.pool import AddValidated, Mutation
 from replica.consensus.reader import Reader, Status
 from replica.consensus.summary import next_summary
@@ -21,17 +20,17 @@ def make(reader: Reader) -> list[Mutation]:
     proposals = reader.proposals_at(height)
     if any(p.maker == reader.node for p in proposals):
         return []
-    ranks = reader.ranks(height)
-    if ranks is None or reader.node not in ranks:
+    makers = reader.makers(height)
+    if makers is None or reader.node not in makers:
         return []
     parents = chain.notarized_at(chain.notarized_height)
     if not parents:
         return []
-    rank = Rank(ranks.index(reader.node))
+    rank = Rank(makers.index(reader.node))
     better = [p for p in proposals if p.block.rank < rank]
     if better:  # an equivocator's block must not silence the next rank
-        out = disqualified(reader, height)
-        if any(bytes(p.maker) not in out for p in better):
+        out = reader.disqualified(height)
+        if any(p.maker not in out for p in better):
             return []
     start = reader.round_start_ns(height)
     if start is None or not reader.is_due(start + reader.maker_delay_ns(rank, height)):
@@ -50,7 +49,8 @@ def make(reader: Reader) -> list[Mutation]:
         ingress = _ingress(reader, parent.hash, height, context)
         payload = Data(ingress, dkg.select(reader, parent.hash, height))
     block = Block(
-        version=reader.context.replica_version,
+        version=reader.run.release,
+        run_start=reader.run.start,
         subnet=reader.subnet,
         epoch=chain.cup.epoch,
         height=height,
@@ -60,7 +60,7 @@ def make(reader: Reader) -> list[Mutation]:
         context=context,
     )
     message = artifacts.block_message(
-        reader.subnet, block.epoch, height, artifacts.block_hash(block)
+        reader.subnet, block.epoch, reader.run, height, artifacts.block_hash(block)
     )
     signature = reader.context.keys.signing.sign(message)
     return [AddValidated(BlockProposal(block, payload, reader.node, signature))]

@@ -13,6 +13,28 @@ from replica.protocol.ids import Epoch, Height, RegistryVersion, TimeNs
 
 
 @dataclass(frozen=True, slots=True)
+class Randomness:
+    """32 bytes from the random tape of a height, for who asked before that height.
+
+    The tape of a height is signed once the height before is final, which is before the block of
+    the height is chosen: what that block asks for must not be answered with it.
+    """
+
+    height: Height
+    tape: bytes
+
+    def for_request(self, asked_at: Height) -> bytes:
+        """Return what answers a request that a block of some height made.
+
+        Raises: ValueError for a request that the maker of its block could have made with the
+        answer in hand.
+        """
+        if asked_at >= self.height:
+            raise ValueError(f"the tape of {self.height} answers no request of {asked_at}")
+        return self.tape
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Input of one execution round."""
 
@@ -20,8 +42,7 @@ class Batch:
     epoch: Epoch
     time_ns: TimeNs
     registry_version: RegistryVersion
-    randomness: bytes
-    """32 bytes from the random tape."""
+    randomness: Randomness
     ingress: tuple[bytes, ...]
     is_checkpoint: bool
     """The block opens an interval: the state after it becomes a checkpoint."""
@@ -48,7 +69,9 @@ def next_batch(reader: Reader) -> Batch | None:
         epoch=chain.cup.epoch,
         time_ns=entry.block.context.time_ns,
         registry_version=entry.block.context.registry_version,
-        randomness=sha256(domain("random_tape_domain") + canonical.encode(tape)),
+        randomness=Randomness(
+            height, sha256(domain("random_tape_domain") + canonical.encode(tape))
+        ),
         ingress=entry.payload.ingress if isinstance(entry.payload, Data) else (),
         is_checkpoint=is_checkpoint,
         keys=entry.payload.results if isinstance(entry.payload, Summary) else (),

@@ -31,6 +31,7 @@ from replica.protocol.artifacts import (
     DkgDealing,
     Notarization,
     NotarizationShare,
+    Run,
     Tape,
     TapeShare,
 )
@@ -218,6 +219,11 @@ class Driver:
         """A state was fetched (the state view knows it), or fetching was given up."""
         self._fetching = None
         self._executing = None
+
+    @property
+    def run(self) -> Run:
+        """The run of which this replica makes and takes blocks."""
+        return self._both_readers[0].run
 
     # -- output
 

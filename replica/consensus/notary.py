@@ -5,13 +5,7 @@ from __future__ import annotations
 from replica.consensus.pool import AddValidated, Mutation
 from replica.consensus.reader import Reader, Status
 from replica.protocol import artifacts
-from replica.protocol.artifacts import BlockProposal, EquivocationProof, NotarizationShare
-
-
-def disqualified(reader: Reader, height: int) -> set[bytes]:
-    """Return the makers that were caught equivocating at a height."""
-    proofs = reader.pool.validated.at(EquivocationProof, height)
-    return {bytes(p.maker) for p in proofs}
+from replica.protocol.artifacts import BlockProposal, NotarizationShare
 
 
 def make(reader: Reader) -> list[Mutation]:
@@ -25,8 +19,8 @@ def make(reader: Reader) -> list[Mutation]:
         return []
     if reader.node not in reader.settings_at(height).members:
         return []
-    out = disqualified(reader, height)
-    candidates = [p for p in proposals if bytes(p.maker) not in out]
+    out = reader.disqualified(height)
+    candidates = [p for p in proposals if p.maker not in out]
     if not candidates:
         return []
     rank = min(p.block.rank for p in candidates)

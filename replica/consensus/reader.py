@@ -19,17 +19,20 @@ from replica.protocol.artifacts import (
     Beacon,
     BlockProposal,
     Data,
+    EquivocationProof,
     Notarization,
     Payload,
+    Run,
     ValidationContext,
 )
+from replica.protocol.attestation import HEIGHT_MARGIN
 from replica.protocol.crypto.dkg import KeyGeneration, KeyRequest
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.crypto.scheme import Scheme, Transcript
-from replica.protocol.hashing import sha256
+from replica.protocol.hashing import domain, sha256
 from replica.protocol.ids import Height, NodeId, SubnetId
 
-GAP_MAX = 70
+GAP_MAX = HEIGHT_MARGIN
 """Notarization stops when certification or the next CUP lags this far behind."""
 CHAIN_LENGTH_MIN = 50
 """Heights kept below the CUP, so that a peer slightly behind can replay instead of syncing; a whole
@@ -97,7 +100,7 @@ class SecretKeys:
     @cached_property
     def batch_seed(self) -> bytes:
         """32 bytes that peers can't guess: random factors for their shares are drawn from them."""
-        return sha256(b"batch verification" + self.signing.sign(b"batch verification"))
+        return sha256(self.signing.sign(domain("reprise-batch-verification")))
 
 
 @dataclass
@@ -135,8 +138,13 @@ class Reader:
     pool_started_ns: int = 0
     wake_ns: int = field(default=NEVER, init=False)
     """When a component, asked again, may decide otherwise without anything new having come."""
+    run: Run = field(init=False)
+    """The run of which this replica makes and takes blocks: that of the package it began with."""
     _status: Status | None = field(default=None, init=False)
     _barred: bool | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.run = Run(self.context.replica_version, self.chain.cup.summary.run_start)
 
     def look_again(self, *, at_registry: bool = False) -> None:
         """Forget what was derived: artifacts were added, or also the registry has changed."""
@@ -218,20 +226,46 @@ class Reader:
         return Status.HALTED if self.should_halt(certified) else Status.HALTING
 
     def should_halt(self, height: int) -> bool:
+        """Whether blocks of a height are not this run's to fill.
+
+        A run that has ended never goes on: also when its release is called back meanwhile, since
+        others may have taken the package at which it ended.
+        """
         settings = self.settings_at(height)
         return (
-            settings.halt_at_cup_height or settings.replica_version != self.context.replica_version
+            settings.halt_at_cup_height
+            or settings.replica_version != self.run.release
+            or self.chain.summary_at(height).run_start != self.run.start
         )
 
     # -- ranks and delays
 
     def ranks(self, height: int) -> tuple[NodeId, ...] | None:
-        """Return the block makers of a height by rank; None while the beacon is missing."""
+        """Return all members in the order of their ranks at a height.
+
+        None while the beacon is missing.
+        """
         beacon = self.chain.beacons.get(height - 1)
-        if beacon is None:
+        return None if beacon is None else _ranks(beacon, self.settings_at(height).members)
+
+    def disqualified(self, height: int) -> set[NodeId]:
+        """Return the makers that were caught equivocating at a height of this run."""
+        proofs = self.pool.validated.at(EquivocationProof, height)
+        return {p.maker for p in proofs if p.run == self.run}
+
+    def makers(self, height: int) -> tuple[NodeId, ...] | None:
+        """Return who may make the block of a height, by rank; None while the beacon is missing.
+
+        Ranks 0 to f; where all of these are disqualified, the next ones until one is not: no
+        height is without makers.
+        """
+        ranks = self.ranks(height)
+        if ranks is None:
             return None
-        settings = self.settings_at(height)
-        return _ranks(beacon, settings.members)[: settings.faults_max + 1]
+        count, out = self.settings_at(height).faults_max + 1, self.disqualified(height)
+        while count < len(ranks) and out.issuperset(ranks[:count]):
+            count += 1
+        return ranks[:count]
 
     def round_start_ns(self, height: int) -> int | None:
         """Return when the beacon and a notarized block of the height before were both here."""
@@ -254,8 +288,8 @@ class Reader:
         finalized = chain.finalized_height
         certified = min(finalized, self.context.state.certified_height)
         halting = self.status is not Status.RUNNING
-        if chain.notarized_height - self.context.state.certified_height >= GAP_MAX and not halting:
-            return None
+        if chain.notarized_height - self.context.state.certified_height >= GAP_MAX:
+            return None  # also while halting: recoveries rest on that margin
         if chain.notarized_height - chain.cup.summary.next_start >= GAP_MAX:
             return None
         lag = chain.notarized_height - finalized

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from replica.client.subnet_view import RegistryView
 from replica.consensus import dkg
 from replica.consensus.reader import Reader
 from replica.protocol.artifacts import Summary, ValidationContext
@@ -23,7 +24,8 @@ def next_summary(
     last = reader.chain.summary_of(parent)
     if last is None or height != last.next_start:
         return None
-    following = reader.context.registry.subnet(context.registry_version)
+    registry = reader.context.registry
+    following = registry.subnet(context.registry_version)
     next_low, next_high, *remote = dkg.outcome(reader, parent, last)
     results, again = _results(last, remote)
     opened = (*again, *_new_requests(reader, last, context, following.is_system))
@@ -36,11 +38,19 @@ def next_summary(
         high=last.next_high or last.high,
         next_registry_version=context.registry_version,
         receivers=following.members,
+        run_start=_run_start(registry, last, Height(height)),
         next_low=next_low,
         next_high=next_high,
         requests=opened[: dkg.REQUESTS_MAX],
         results=results,
     )
+
+
+def _run_start(registry: RegistryView, last: Summary, height: Height) -> Height:
+    """Return where the run of the interval that begins at a height began."""
+    before = registry.subnet(last.registry_version).replica_version
+    here = registry.subnet(last.next_registry_version).replica_version
+    return last.run_start if here == before else height
 
 
 def _results(

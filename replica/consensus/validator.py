@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from replica.consensus import dkg
-from replica.consensus.notary import disqualified
 from replica.consensus.pool import (
     AddValidated,
     HandleInvalid,
@@ -187,7 +186,7 @@ def _block(reader: Reader, proposal: BlockProposal) -> Mutation | None:
     if not 0 <= block.rank < len(ranks) or ranks[block.rank] != proposal.maker:
         return _invalid(proposal, "the maker does not have this rank")
     keys = reader.settings_at(block.height).keys
-    message = artifacts.block_message(reader.subnet, block.epoch, block.height, hash_)
+    message = artifacts.block_message(reader.subnet, block.epoch, block.run, block.height, hash_)
     if not verify_ed25519(keys[proposal.maker].signing, message, proposal.signature):
         return _invalid(proposal, "wrong signature")
     if not chain.is_notarized(block.height - 1, block.parent):
@@ -201,8 +200,8 @@ def _integrity_fault(reader: Reader, proposal: BlockProposal) -> str | None:
     block = proposal.block
     if block.subnet != reader.subnet:
         return "a block of another subnet"
-    if block.version != reader.context.replica_version:
-        return "a block of another release"  # also when it is notarized: releases never mix
+    if block.run != reader.run:
+        return "a block of another run"  # also when it is notarized: releases never mix
     if artifacts.payload_hash(proposal.payload) != block.payload_hash:
         return "the payload is not the one the block names"
     return None
@@ -227,10 +226,10 @@ def _new_block(reader: Reader, proposal: BlockProposal, hash_: bytes) -> Mutatio
     for rival in rivals:
         if rival.maker == proposal.maker and rival.block.rank == block.rank:
             return _equivocation(reader, rival, proposal, hash_)
-    out = disqualified(reader, block.height)
-    if bytes(proposal.maker) in out:
+    makers, out = reader.makers(block.height), reader.disqualified(block.height)
+    if makers is None or proposal.maker not in makers or proposal.maker in out:
         return None
-    if any(r.block.rank < block.rank and bytes(r.maker) not in out for r in rivals):
+    if any(r.block.rank < block.rank and r.maker not in out for r in rivals):
         return None
     start = reader.round_start_ns(block.height)
     if start is None:
@@ -267,8 +266,10 @@ def _content_fault(reader: Reader, proposal: BlockProposal) -> str | None:
     # (A recovery's package is from the future: it is later than all that may have been finalized.)
     parent_seen = reader.pool.validated.first_time_at(Notarization, parent.height)
     elapsed = reader.now_ns - (reader.pool_started_ns if parent_seen is None else parent_seen)
-    here = max(reader.wall_ns, before.time_ns + elapsed)
-    if not reader.is_due(reader.now_ns + context.time_ns - CLOCK_SLACK_NS - here):
+    # The slack is the wall clock's alone: added to what passed since the parent, each block of a
+    # dishonest maker would carry its own lead over to the next.
+    here = max(reader.wall_ns + CLOCK_SLACK_NS, before.time_ns + elapsed)
+    if not reader.is_due(reader.now_ns + context.time_ns - here):
         return ""
     return _payload_fault(reader, proposal)
 
@@ -307,6 +308,7 @@ def _equivocation(
         EquivocationProof(
             other.epoch,
             other.height,
+            other.block.run,
             other.maker,
             artifacts.block_hash(known.block),
             known.signature,
@@ -323,6 +325,9 @@ def equivocation_proofs(reader: Reader) -> Verdicts:
         if any(p.maker == proof.maker for p in known):
             out.append(RemoveUnvalidated(proof))
             continue
+        if proof.run != reader.run:
+            out.append(RemoveUnvalidated(proof))
+            continue
         keys = reader.settings_at(proof.height).keys.get(proof.maker)
         pairs = ((proof.hash_1, proof.signature_1), (proof.hash_2, proof.signature_2))
         good = (
@@ -331,7 +336,7 @@ def equivocation_proofs(reader: Reader) -> Verdicts:
             and all(
                 verify_ed25519(
                     keys.signing,
-                    artifacts.block_message(reader.subnet, proof.epoch, proof.height, h),
+                    artifacts.block_message(reader.subnet, proof.epoch, proof.run, proof.height, h),
                     s,
                 )
                 for h, s in pairs

@@ -208,7 +208,7 @@ class StateManager:
         self._note_requests(result)
         topology = self.surroundings.topology(batch.registry_version)
         tree = state_tree.build(snapshot, topology, self._requests)
-        witness = state_tree.height_witness(tree)
+        witness = state_tree.position_witness(tree)
         self._advance(Executed(snapshot, tree, witness, result, batch.epoch))
         if batch.is_checkpoint:
             self.make_checkpoint()

@@ -1,6 +1,8 @@
 """What the replicas of a subnet sign and send each other.
 
 Every signed message covers (subnet, epoch), so nothing signed before a recovery counts after it.
+What is signed about a block also covers the run it belongs to (`Run`): while a subnet halts for its
+next release, the old one makes empty blocks at heights at which the new one makes its own.
 Our own canonical encoding throughout; a certification signs the IC's bytes.
 
 Source: reference/consensus.md §1.2-1.3.
@@ -57,6 +59,20 @@ class ValidationContext:
     time_ns: TimeNs
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One stretch of an epoch in which one release makes the blocks.
+
+    It begins at the package at which that release takes over and ends at the one where another
+    does. A release that comes back later begins another run.
+    """
+
+    release: str
+    """Identifier of the replica version."""
+    start: Height
+    """Of the package at which it begins: the first block is one above."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """Payload of the first block of an interval: members and keys of this interval and the next.
@@ -77,6 +93,9 @@ class Summary:
     """Version that is active in the next interval: that of this block's own context."""
     receivers: tuple[NodeId, ...]
     """Members at that version: they are dealt keys in this interval."""
+    run_start: Height
+    """Height at which the run (see `Run`) of this interval's release began; this one's own when
+    the release takes over here."""
     next_low: Transcript | None = None
     """Keys of the next interval; None: generation failed, and the present key stays."""
     next_high: Transcript | None = None
@@ -147,6 +166,8 @@ class PayloadBox:
 @dataclass(frozen=True)
 class Block:
     version: str
+    run_start: Height
+    """With the release it names the run; both are in the hash, and so in whatever signs it."""
     subnet: SubnetId
     epoch: Epoch
     height: Height
@@ -155,6 +176,10 @@ class Block:
     """Hash of the parent block; empty for the block of a registry CUP."""
     payload_hash: bytes
     context: ValidationContext
+
+    @property
+    def run(self) -> Run:
+        return Run(self.version, self.run_start)
 
 
 def block_hash(block: Block) -> bytes:
@@ -190,10 +215,11 @@ class BlockProposal:
 
 @_artifact
 class EquivocationProof:
-    """Two signatures of one maker on two blocks at one height."""
+    """Two signatures of one maker on two blocks at one height of one run."""
 
     epoch: Epoch
     height: Height
+    run: Run
     maker: NodeId
     hash_1: bytes
     signature_1: bytes
@@ -400,8 +426,10 @@ def _message(separator: str, *parts: object) -> bytes:
     return domain(separator) + cbor.dumps([bytes(p) if isinstance(p, bytes) else p for p in parts])
 
 
-def block_message(subnet: SubnetId, epoch: Epoch, height: Height, hash_: bytes) -> bytes:
-    return _message("block_metadata_domain", subnet, epoch, height, hash_)
+def block_message(subnet: SubnetId, epoch: Epoch, run: Run, height: Height, hash_: bytes) -> bytes:
+    """Return what a maker signs. The run is named beside the hash, which binds it too: whoever
+    judges a proof of equivocation sees hashes only."""
+    return _message("block_metadata_domain", subnet, epoch, run.release, run.start, height, hash_)
 
 
 def notarization_message(subnet: SubnetId, epoch: Epoch, height: Height, hash_: bytes) -> bytes:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from replica.protocol import artifacts, canonical, cup, hash_tree
+from replica.protocol import artifacts, canonical, cup
 from replica.protocol.artifacts import Block, Certification, Finalization
+from replica.protocol.certification import witness_fault
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.crypto.scheme import Scheme, faults_max, threshold_high
 from replica.protocol.errors import Malformed, NotVerified
-from replica.protocol.hashing import domain, leb128
+from replica.protocol.hashing import domain
 from replica.protocol.ids import Epoch, Height, NodeId, RegistryVersion, SubnetId, TimeNs
 
 HEIGHT_MARGIN = 70
@@ -128,7 +129,7 @@ def judge(
     Raises: NotVerified, naming what does not hold.
     """
     package = cup.decode(evidence.cup)
-    epoch = registry_cup if isinstance(registry_cup, int) else registry_cup.epoch
+    epoch = Epoch(registry_cup) if isinstance(registry_cup, int) else registry_cup.epoch
     if package.subnet != subnet or package.epoch != epoch:
         raise NotVerified("the CUP in the evidence is of another subnet or epoch")
     if package.is_signed:
@@ -145,7 +146,7 @@ def judge(
     state_height = package.height
     certified_root: bytes | None = None
     if evidence.certification is not None:
-        certified_root = check_certification(evidence.certification, public_key, scheme)
+        certified_root = check_certification(evidence.certification, epoch, public_key, scheme)
         if evidence.certification.height > state_height:
             state_height = evidence.certification.height
         else:
@@ -216,14 +217,13 @@ def check_finalization(
 
 
 def check_certification(
-    certification: Certification, public_key: bytes, scheme: Scheme = bls.VERIFIER
+    certification: Certification, epoch: Epoch, public_key: bytes, scheme: Scheme = bls.VERIFIER
 ) -> bytes:
-    """Return the certified root. Raises: NotVerified."""
-    tree = hash_tree.decode(certification.witness)
-    if tree.digest != certification.root:
-        raise NotVerified("the certification's witness does not hash to its root")
-    if hash_tree.lookup_leaf(tree, (b"metadata", b"height")) != leb128(certification.height):
-        raise NotVerified("the certification is of another height")
+    """Return the root that is certified in an epoch. Raises: NotVerified."""
+    root, witness = certification.root, certification.witness
+    fault = witness_fault(root, witness, epoch, certification.height)
+    if fault is not None:
+        raise NotVerified(f"the certification's witness: {fault}")
     message = artifacts.certification_message(certification.root)
     if not scheme.verify_threshold(public_key, message, certification.signature):
         raise NotVerified("the certification's signature does not verify")

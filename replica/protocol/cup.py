@@ -82,6 +82,11 @@ class CatchUpPackage:
         return self.summary.registry_version
 
     @property
+    def run_start(self) -> Height:
+        """Height at which the run that this CUP starts or goes on with began."""
+        return self.summary.run_start
+
+    @property
     def holders(self) -> frozenset[NodeId]:
         """Return every node that has a part in the intervals that this package speaks of."""
         s = self.summary
@@ -199,9 +204,11 @@ def from_registry(
         high=transcript_from_record(contents.initial_ni_dkg_transcript_high_threshold),
         next_registry_version=record_version,
         receivers=tuple(sorted(NodeId(Principal(m)) for m in settings.membership)),
+        run_start=height,
     )
     block = Block(
         version=settings.replica_version_id,
+        run_start=height,
         subnet=subnet,
         epoch=epoch,
         height=height,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from replica.protocol import artifacts, ballot, canonical, cup
 from replica.protocol.artifacts import Beacon, Block, Summary, ValidationContext
 from replica.protocol.ballot import Ballot
-from replica.protocol.crypto.dkg import HIGH, LOW, BlsDkg, Config, Dealing
+from replica.protocol.crypto.dkg import HIGH, LOW, RECOVERY, BlsDkg, Config, Dealing
 from replica.protocol.crypto.scheme import Transcript, threshold_high, threshold_low
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import LimitExceeded, Malformed, NotVerified
@@ -68,7 +68,7 @@ class KeyPlan:
     def config(self, tag: int) -> Config:
         count, opened = len(self.members), (Epoch(self.registry_version), self.height, tag)
         threshold = threshold_low(count) if tag == LOW else threshold_high(count)
-        return Config(self.subnet, *opened, self.members, self.members, threshold, None)
+        return Config(RECOVERY, self.subnet, *opened, self.members, self.members, threshold, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,9 +241,11 @@ def package_of(
         high=high,
         next_registry_version=recovery.registry_version,
         receivers=receivers,
+        run_start=recovery.height,
     )
     block = Block(
         version=version,
+        run_start=recovery.height,
         subnet=recovery.subnet,
         epoch=epoch,
         height=recovery.height,

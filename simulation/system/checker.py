@@ -20,6 +20,7 @@ from replica.protocol.artifacts import (
     Cup,
     FinalizationShare,
     NotarizationShare,
+    Run,
 )
 from replica.protocol.attestation import Attestation
 from replica.protocol.crypto.scheme import threshold_high
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
 
 Age = tuple[SubnetId, int]
 """Subnet and epoch."""
-Term = tuple[int, SubnetId, int, str]
-"""Machine, subnet, epoch, release: within it a replica never contradicts itself. Empty blocks that
-a release makes above the package that ends it are made again by the next one."""
+Term = tuple[int, SubnetId, int, Run]
+"""Machine, subnet, epoch, run: within it a replica never contradicts itself. Heights at which a
+release makes empty blocks above the package that ends its run are made again by the next one, and
+what is signed about them names the run."""
 
 
 @dataclass
@@ -70,14 +72,14 @@ class Committee:
 
 
 def _term(process: ReplicaProcess, real: Replica) -> Term:
-    return (process.machine, real.subnet, real.driver.chain.cup.epoch, process.version)
+    return (process.machine, real.subnet, real.driver.chain.cup.epoch, real.driver.run)
 
 
 class SystemChecker:
     def __init__(self, system: System) -> None:
         self.system = system
-        self.chains: dict[tuple[SubnetId, int, str], ChainChecker] = defaultdict(ChainChecker)
-        """By subnet, epoch and release."""
+        self.chains: dict[tuple[SubnetId, int, Run], ChainChecker] = defaultdict(ChainChecker)
+        """By subnet, epoch and run."""
         self.epochs: dict[Age, EpochRecord] = defaultdict(EpochRecord)
         self.committees: dict[SubnetId, Committee] = {}
         self.signatures = SignatureLedger()
@@ -307,7 +309,7 @@ class SystemChecker:
         assert real is not None
         driver = real.driver
         age = (real.subnet, driver.chain.cup.epoch)
-        chain = self.chains[*age, process.version]
+        chain = self.chains[*age, driver.run]
         before = len(chain.finalized)
         chain.certified_height = max(chain.certified_height, real.state.certified_height)
         chain.look_at(process.machine, driver, real.state)

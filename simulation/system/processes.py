@@ -28,8 +28,9 @@ from replica.http import app as http
 from replica.p2p import wire
 from replica.p2p.transport import Peer
 from replica.protocol import canonical
-from replica.protocol.artifacts import Artifact
+from replica.protocol.artifacts import Artifact, Run
 from replica.protocol.attestation import Attestation
+from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import ReprisError
 from replica.protocol.ids import Height, NodeId
 from replica.runtime import settings as node_settings
@@ -181,6 +182,7 @@ class ReplicaHandle(CrashLoop):
         self._machine = machine
         self.version: str | None = None
         self.cup_epoch: int | None = None
+        self.run_start: int | None = None
         self._process: ReplicaProcess | None = None
         self._started_ns = 0
 
@@ -196,22 +198,23 @@ class ReplicaHandle(CrashLoop):
             return True
         now = self._machine.system.now
         self.note(now - self._started_ns, now)
-        self._process, self.version, self.cup_epoch = None, None, None
+        self._process = self.version = self.cup_epoch = self.run_start = None
         return False
 
-    def start(self, release_folder: Path, version: str, cup_epoch: int) -> None:
+    def start(self, release_folder: Path, version: str, package: CatchUpPackage) -> None:
         machine = self._machine
         if machine.replica is not None:
             raise Violation(f"{machine.name} starts a second replica (S17)")
         assert release_folder.is_dir(), "an orchestrator starts releases that it holds"
         machine.system.checker.starting(machine, version)
         self._process = machine.replica = ReplicaProcess(machine, version)
-        self.version, self.cup_epoch = version, cup_epoch
+        self.version, self.cup_epoch = version, package.epoch
+        self.run_start = package.run_start
         self._started_ns = machine.system.now
 
     def stop(self) -> None:
         process, self._process = self._process, None
-        self.version = self.cup_epoch = None
+        self.version = self.cup_epoch = self.run_start = None
         if process is not None:
             process.end("stopped")
 
@@ -254,8 +257,9 @@ class ReplicaProcess(Process):
                 monotonic=lambda: system.now,
                 log=lambda text: system.log(machine, "replica", text),
             )
-            journal = replicas.pool_journal_path(settings, package.epoch, self.version)
-            term = (machine.index, package.subnet, package.epoch, self.version)
+            run = Run(self.version, package.run_start)
+            journal = replicas.pool_journal_path(settings, package.epoch, run)
+            term = (machine.index, package.subnet, package.epoch, run)
             has_memory = journal.exists() and journal.stat().st_size > 0
             system.checker.opens(machine, package, package.subnet == records.nns())
             system.checker.started(machine, term, has_memory)

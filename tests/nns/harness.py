@@ -9,7 +9,7 @@ from typing import Any
 
 import nns
 from replica.abi import bundle as bundles
-from replica.consensus.delivery import Batch
+from replica.consensus.delivery import Batch, Randomness
 from replica.execution.management import INTERFACE, Policy
 from replica.execution.round import QueryAnswer, RoundResult, query
 from replica.execution.state_manager import StateManager, Surroundings
@@ -78,7 +78,7 @@ class Machine:
             Epoch(1),
             TimeNs(self.time_ns),
             RegistryVersion(1),
-            bytes(32),
+            Randomness(Height(self.height), bytes(32)),
             requests,
             checkpoint,
             keys,

@@ -9,7 +9,7 @@ import pytest
 from cli.lab import variants
 from replica.client import local_registry as keys
 from replica.client.local_registry import VersionedRecords
-from replica.consensus.delivery import Batch
+from replica.consensus.delivery import Batch, Randomness
 from replica.execution.recovery import newest_registry_version, work_of
 from replica.protocol.errors import Rejected
 from replica.protocol.hashing import sha256
@@ -62,7 +62,7 @@ def recover(
         Epoch(version + 1),
         time_ns,  # type: ignore[arg-type]
         RegistryVersion(version),
-        bytes(32),
+        Randomness(Height(500), bytes(32)),
         (),
         True,
     )

@@ -23,6 +23,7 @@ from replica.protocol.artifacts import (
     ValidationContext,
 )
 from replica.protocol.attestation import Attestation, Evidence, recovery_height
+from replica.protocol.certification import POSITION_PATHS
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import Malformed, NotVerified
@@ -133,6 +134,7 @@ def build_evidence(
     summary = replace(genesis_cup.summary, height=Height(INTERVAL))
     block = Block(
         "v1",
+        Height(0),
         subnet.id,
         Epoch(1),
         Height(INTERVAL),
@@ -148,6 +150,7 @@ def build_evidence(
     data = Data()
     tip = Block(
         "v1",
+        Height(0),
         subnet.id,
         Epoch(1),
         Height(FINALIZED),
@@ -163,8 +166,9 @@ def build_evidence(
         [bls.VERIFIER.sign_multi(n.committee, message) for n in signers]
     )
     final = Finalization(Epoch(1), Height(FINALIZED), hash_, tuple(n.node for n in signers), multi)
-    tree = hash_tree.build({b"metadata": {b"height": leb128(CERTIFIED)}, b"time": b"\x01"})
-    witness = hash_tree.encode(hash_tree.witness(tree, [(b"metadata", b"height")]))
+    position = {b"epoch": leb128(1), b"height": leb128(CERTIFIED)}
+    tree = hash_tree.build({b"metadata": position, b"time": b"\x01"})
+    witness = hash_tree.encode(hash_tree.witness(tree, POSITION_PATHS))
     certified = threshold_sign(subnet, genesis_cup, artifacts.certification_message(tree.digest))
     certification = Certification(Epoch(1), Height(CERTIFIED), tree.digest, witness, certified)
     attestations = tuple(
@@ -286,7 +290,7 @@ def finalization_of_too_few(case: Case) -> dict[str, Any]:
         (evidence_with(attestations=()), "0 members attest"),
         (evidence_with(certification=None), "0 members attest"),
         (wrong_cup_signature, "signature of the CUP at height 20 does not verify"),
-        (certification_of_another_height, "of another height"),
+        (certification_of_another_height, "shows another height"),
         (finalization_of_too_few, "fewer signers than n - f"),
     ],
     ids=range(20),

@@ -32,13 +32,24 @@ from replica.protocol.ids import (
 MEMBER = NodeId(Principal(b"n"))
 
 
-def package(height: int, epoch: int = 1, signed: bool = True) -> cup.CatchUpPackage:
+def package(
+    height: int, epoch: int = 1, signed: bool = True, run_start: int = 0
+) -> cup.CatchUpPackage:
     keys = Transcript(1, (MEMBER,), b"k", (b"k",))
     summary = Summary(
-        RegistryVersion(epoch), Height(height), 9, 9, keys, keys, RegistryVersion(epoch), ()
+        RegistryVersion(epoch),
+        Height(height),
+        9,
+        9,
+        keys,
+        keys,
+        RegistryVersion(epoch),
+        (),
+        Height(run_start),
     )
     block = Block(
         "v1",
+        Height(run_start),
         SubnetId(Principal(b"s")),
         Epoch(epoch),
         Height(height),
@@ -60,6 +71,7 @@ NOTHING = Facts(
     replica_running=False,
     running_version=None,
     running_cup_epoch=None,
+    running_run_start=None,
     wanted_version="v1",
     wanted_is_here=True,
     recalled_versions=(),
@@ -73,6 +85,7 @@ HEALTHY = replace(
     replica_running=True,
     running_version="v1",
     running_cup_epoch=1,
+    running_run_start=0,
 )
 
 
@@ -146,3 +159,9 @@ def test_a_node_of_no_subnet_runs_nothing() -> None:
     assert decide(replace(NOTHING, is_member=False)) == []
     stopped = decide(replace(HEALTHY, is_member=False))
     assert [type(a) for a in stopped] == [StopReplica]
+
+
+def test_a_release_that_comes_back_is_restarted_with_its_new_run() -> None:
+    """The node was away while another release ran: its replica knows the run before only."""
+    actions = decide(replace(HEALTHY, local_cup=package(200, run_start=180)))
+    assert [type(a) for a in actions] == [StopReplica, StartReplica]

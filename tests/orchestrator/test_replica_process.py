@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,11 @@ sys.exit(1)
 """
 
 
+PACKAGE = SimpleNamespace(epoch=1, run_start=0)
+
+
 def _crash(process: ReplicaProcess, release: Path) -> None:
-    process.start(release, "aa", 1)
+    process.start(release, "aa", PACKAGE)
     end = time.monotonic() + 60
     while process.is_running():
         assert time.monotonic() < end, "it never ended"

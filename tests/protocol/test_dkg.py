@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 
 from replica.protocol.crypto import bls, dkg
-from replica.protocol.crypto.dkg import HIGH, LOW, BlsDkg, Config, Dealing, KeyGeneration
+from replica.protocol.crypto.dkg import HIGH, INTERVAL, LOW, BlsDkg, Config, Dealing, KeyGeneration
 from replica.protocol.crypto.dkg_double import DoubleDkg
 from replica.protocol.crypto.scheme import KeyedHash, Scheme, Transcript, threshold_high
 from replica.protocol.ids import Epoch, Height, NodeId, Principal, SubnetId
@@ -35,7 +35,9 @@ class Scene:
         return {r: self.key(r) for r in config.receivers}
 
     def fresh(self, nodes: tuple[NodeId, ...], threshold: int, height: int = 0) -> Config:
-        return Config(SUBNET, Epoch(1), Height(height), LOW, nodes, nodes, threshold, None)
+        return Config(
+            INTERVAL, SUBNET, Epoch(1), Height(height), LOW, nodes, nodes, threshold, None
+        )
 
     def reshare(self, old: Transcript, receivers: tuple[NodeId, ...], height: int = 0) -> Config:
         return dkg.config(SUBNET, Epoch(1), Height(height), HIGH, receivers, old)

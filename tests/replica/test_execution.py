@@ -288,7 +288,7 @@ def test_fifty_canisters_under_a_round_limit_run_in_one_order_on_four_nodes(
 
 
 def limited_round(machine: Machine, requests: tuple[bytes, ...], steps_max: int):  # type: ignore[no-untyped-def]
-    from replica.consensus.delivery import Batch
+    from replica.consensus.delivery import Batch, Randomness
     from replica.protocol.ids import Epoch, RegistryVersion, TimeNs
 
     batch = Batch(
@@ -296,7 +296,7 @@ def limited_round(machine: Machine, requests: tuple[bytes, ...], steps_max: int)
         Epoch(1),
         TimeNs(machine.time_ns),
         RegistryVersion(1),
-        bytes(32),
+        Randomness(Height(machine.height), bytes(32)),
         requests,
         False,
     )
@@ -388,9 +388,10 @@ def test_a_call_in_flight_survives_checkpoint_sync_and_recovery(
 
 def recovery_cup(height: Height, state_hash: bytes) -> cup.CatchUpPackage:
     keys = Transcript(1, (), b"k", ())
-    summary = Summary(RegistryVersion(7), height, 9, 9, keys, keys, RegistryVersion(7), ())
+    summary = Summary(RegistryVersion(7), height, 9, 9, keys, keys, RegistryVersion(7), (), height)
     block = Block(
         "v1",
+        height,
         SubnetId(Principal(b"s")),
         Epoch(7),
         height,

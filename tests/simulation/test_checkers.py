@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from replica.consensus import driver as consensus
-from replica.consensus.delivery import Batch
-from replica.protocol.artifacts import Certification, CertificationShare
+from replica.consensus.delivery import Batch, Randomness
+from replica.protocol.artifacts import Certification, CertificationShare, Run
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import (
     Epoch,
@@ -62,7 +62,7 @@ class Process:
         self.real: Any = SimpleNamespace(
             subnet=SUBNET,
             records=records,
-            driver=SimpleNamespace(chain=chain, certifications=self),
+            driver=SimpleNamespace(chain=chain, certifications=self, run=Run(version, Height(0))),
             state=SimpleNamespace(fault=None, certified_root_at=self._root_at, certified=self),
         )
         self.validated = self.certifications
@@ -87,9 +87,12 @@ def checker(*processes: Process) -> Any:
     return SystemChecker(system)  # type: ignore[arg-type]
 
 
+RANDOM = Randomness(Height(1), bytes(32))
+
+
 def batch(height: int, *ingress: bytes) -> consensus.Execute:
     return consensus.Execute(
-        Batch(Height(height), EPOCH, TimeNs(1), RegistryVersion(5), bytes(32), ingress, False)
+        Batch(Height(height), EPOCH, TimeNs(1), RegistryVersion(5), RANDOM, ingress, False)
     )
 
 

@@ -65,6 +65,8 @@ def test_a_slow_checkpoint_at_the_last_height_still_yields_a_package() -> None:
     world.run(lambda: notarized() >= bound, 25 * SECOND)
     assert notarized() > last + 20, "empty blocks go on"
     assert world.now - began < 20 * SECOND, "and are not slowed down by the missing certification"
+    world.run(lambda: False, 5 * SECOND)
+    assert notarized() <= bound, "up to the margin that recoveries rest on"
     assert world.run(lambda: world.cup_height() >= last, 60 * SECOND)
     world.run(lambda: False, 5 * SECOND)
     for node in world.nodes:

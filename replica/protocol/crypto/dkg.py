@@ -41,6 +41,9 @@ from replica.protocol.ids import Epoch, Height, NodeId, RegistryVersion, SubnetI
 
 LOW, HIGH = 1, 2
 """Tags: which of a subnet's two keys. Those of a summary's k-th request are 2k + 1 and 2k + 2."""
+INTERVAL, REQUEST, RECOVERY = 1, 2, 3
+"""Purposes: keys of an interval of one's own, another subnet's on request, a new root key's. One
+key's dealings are never another's, even where all else is equal."""
 SCALAR_BYTES = 32
 
 
@@ -48,6 +51,8 @@ SCALAR_BYTES = 32
 class Config:
     """One key to be generated. Everybody derives the same from the summary that opens it."""
 
+    purpose: int
+    """What it is made for: INTERVAL, REQUEST or RECOVERY."""
     subnet: SubnetId
     epoch: Epoch
     height: Height
@@ -125,10 +130,11 @@ def config(
     count = len(receivers)
     if tag == LOW:
         threshold = threshold_low(count)
-        return Config(subnet, epoch, height, tag, receivers, receivers, threshold, None)
+        return Config(INTERVAL, subnet, epoch, height, tag, receivers, receivers, threshold, None)
     dealers = newest_high.committee
     bare = newest_high.without_shares()
-    return Config(subnet, epoch, height, tag, dealers, receivers, threshold_high(count), bare)
+    threshold = threshold_high(count)
+    return Config(INTERVAL, subnet, epoch, height, tag, dealers, receivers, threshold, bare)
 
 
 def config_of_request(
@@ -142,7 +148,8 @@ def config_of_request(
     """Return what is generated for a request: an odd tag is a low-threshold key's."""
     count = len(request.receivers)
     threshold = threshold_low(count) if tag % 2 == LOW else threshold_high(count)
-    return Config(subnet, epoch, height, tag, dealers, request.receivers, threshold, None)
+    receivers = request.receivers
+    return Config(REQUEST, subnet, epoch, height, tag, dealers, receivers, threshold, None)
 
 
 @dataclass(frozen=True)
