@@ -205,7 +205,8 @@ class Equivocator:
             (NotarizationShare, artifacts.notarization_message),
             (FinalizationShare, artifacts.finalization_message),
         ):
-            signed = message(proposal.block.subnet, proposal.epoch, proposal.height, hash_)
+            block = proposal.block
+            signed = message(block.subnet, block.epoch, block.run, block.height, hash_)
             signature = driver.context.scheme.sign_multi(node.keys.committee, signed)
             share = kind(proposal.epoch, proposal.height, hash_, node.keys.node, signature)
             self.world.network.broadcast(node.index, share)

@@ -21,6 +21,7 @@ from replica.protocol.artifacts import (
     FinalizationShare,
     Notarization,
     NotarizationShare,
+    Run,
     Tape,
     TapeShare,
 )
@@ -99,7 +100,7 @@ def _agreed(
     reader: Reader,
     share: type[NotarizationShare | FinalizationShare],
     full: type[Notarization | Finalization],
-    message_of: Callable[[SubnetId, Epoch, Height, bytes], bytes],
+    message_of: Callable[[SubnetId, Epoch, Run, Height, bytes], bytes],
     heights: Iterable[int],
     *,
     notarized: bool,
@@ -115,7 +116,7 @@ def _agreed(
         for block in _contents(reader, share, height):
             if block not in chain.blocks or chain.is_notarized(height, block) is not notarized:
                 continue
-            message = message_of(reader.subnet, epoch, height, block)
+            message = message_of(reader.subnet, epoch, reader.run, height, block)
             verdicts, found = gather(
                 reader,
                 share,

@@ -34,6 +34,8 @@ def _share(reader: Reader, height: int) -> FinalizationShare | None:
     if any(s.block != hash_ for s in mine):
         return None
     epoch = chain.cup.epoch
-    message = artifacts.finalization_message(reader.subnet, epoch, Height(height), hash_)
+    message = artifacts.finalization_message(
+        reader.subnet, epoch, reader.run, Height(height), hash_
+    )
     signature = reader.context.scheme.sign_multi(reader.context.keys.committee, message)
     return FinalizationShare(epoch, Height(height), hash_, reader.node, signature)

@@ -42,6 +42,8 @@ def _signed(reader: Reader, proposal: BlockProposal) -> bool:
 
 def _share(reader: Reader, proposal: BlockProposal) -> NotarizationShare:
     hash_ = artifacts.block_hash(proposal.block)
-    message = artifacts.notarization_message(reader.subnet, proposal.epoch, proposal.height, hash_)
+    message = artifacts.notarization_message(
+        reader.subnet, proposal.epoch, reader.run, proposal.height, hash_
+    )
     signature = reader.context.scheme.sign_multi(reader.context.keys.committee, message)
     return NotarizationShare(proposal.epoch, proposal.height, hash_, reader.node, signature)

@@ -115,13 +115,13 @@ def _multi_signature_fault(reader: Reader, artifact: Any, message: bytes) -> str
 
 def _notarization_message(reader: Reader, artifact: Any) -> bytes:
     return artifacts.notarization_message(
-        reader.subnet, reader.chain.cup.epoch, artifact.height, artifact.block
+        reader.subnet, reader.chain.cup.epoch, reader.run, artifact.height, artifact.block
     )
 
 
 def _finalization_message(reader: Reader, artifact: Any) -> bytes:
     return artifacts.finalization_message(
-        reader.subnet, reader.chain.cup.epoch, artifact.height, artifact.block
+        reader.subnet, reader.chain.cup.epoch, reader.run, artifact.height, artifact.block
     )
 
 

@@ -427,17 +427,30 @@ def _message(separator: str, *parts: object) -> bytes:
 
 
 def block_message(subnet: SubnetId, epoch: Epoch, run: Run, height: Height, hash_: bytes) -> bytes:
-    """Return what a maker signs. The run is named beside the hash, which binds it too: whoever
-    judges a proof of equivocation sees hashes only."""
-    return _message("block_metadata_domain", subnet, epoch, run.release, run.start, height, hash_)
+    """Return what a maker signs.
+
+    Here and in what members sign about a block the run stands beside the hash, which binds it too:
+    whoever judges such a signature may not have the block.
+    """
+    return _about_a_block("block_metadata_domain", subnet, epoch, run, height, hash_)
 
 
-def notarization_message(subnet: SubnetId, epoch: Epoch, height: Height, hash_: bytes) -> bytes:
-    return _message("notarization_content_domain", subnet, epoch, height, hash_)
+def notarization_message(
+    subnet: SubnetId, epoch: Epoch, run: Run, height: Height, hash_: bytes
+) -> bytes:
+    return _about_a_block("notarization_content_domain", subnet, epoch, run, height, hash_)
 
 
-def finalization_message(subnet: SubnetId, epoch: Epoch, height: Height, hash_: bytes) -> bytes:
-    return _message("finalization_content_domain", subnet, epoch, height, hash_)
+def finalization_message(
+    subnet: SubnetId, epoch: Epoch, run: Run, height: Height, hash_: bytes
+) -> bytes:
+    return _about_a_block("finalization_content_domain", subnet, epoch, run, height, hash_)
+
+
+def _about_a_block(
+    separator: str, subnet: SubnetId, epoch: Epoch, run: Run, height: Height, hash_: bytes
+) -> bytes:
+    return _message(separator, subnet, epoch, run.release, run.start, height, hash_)
 
 
 def beacon_message(subnet: SubnetId, epoch: Epoch, height: Height, parent: bytes) -> bytes:

@@ -209,7 +209,7 @@ def check_finalization(
     if any(s not in keys for s in signers):
         raise NotVerified("the finalization is signed by a node that is no member")
     message = artifacts.finalization_message(
-        block.subnet, block.epoch, block.height, finalization.block
+        block.subnet, block.epoch, block.run, block.height, finalization.block
     )
     committee = [keys[s].committee for s in signers]
     if not scheme.verify_multi(committee, message, finalization.signature):

@@ -160,7 +160,7 @@ def build_evidence(
         ValidationContext(RegistryVersion(1), Height(32), TimeNs(START_NS + 5000)),
     )
     hash_ = artifacts.block_hash(tip)
-    message = artifacts.finalization_message(subnet.id, Epoch(1), Height(FINALIZED), hash_)
+    message = artifacts.finalization_message(subnet.id, Epoch(1), tip.run, Height(FINALIZED), hash_)
     signers = sorted(subnet.nodes, key=lambda n: n.node)[:3]
     multi = bls.VERIFIER.combine_multi(
         [bls.VERIFIER.sign_multi(n.committee, message) for n in signers]

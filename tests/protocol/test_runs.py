@@ -22,9 +22,14 @@ EPOCH, HEIGHT = Epoch(3), Height(77)
 @pytest.mark.parametrize(
     "other", [Run("v2", Height(40)), Run("v1", Height(80)), Run("v", Height(140))], ids=str
 )
-def test_a_makers_signature_counts_in_one_run_only(other: Run) -> None:
-    here = artifacts.block_message(SUBNET, EPOCH, Run("v1", Height(40)), HEIGHT, b"h" * 32)
-    assert artifacts.block_message(SUBNET, EPOCH, other, HEIGHT, b"h" * 32) != here
+def test_what_is_signed_about_a_block_counts_in_one_run_only(other: Run) -> None:
+    for message in (
+        artifacts.block_message,
+        artifacts.notarization_message,
+        artifacts.finalization_message,
+    ):
+        here = message(SUBNET, EPOCH, Run("v1", Height(40)), HEIGHT, b"h" * 32)
+        assert message(SUBNET, EPOCH, other, HEIGHT, b"h" * 32) != here
 
 
 def test_keys_made_for_different_purposes_have_nothing_in_common() -> None:
