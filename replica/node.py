@@ -369,8 +369,9 @@ class Replica:
         elif isinstance(effect, consensus.Diverged):
             self._set_aside_diverged(effect.height)
         elif isinstance(effect, consensus.Misbehaved):
-            subject, size_bytes = type(effect.artifact).__name__, len(
-                artifacts.encode(effect.artifact)
+            subject, size_bytes = (
+                type(effect.artifact).__name__,
+                len(artifacts.encode(effect.artifact)),
             )
             for sender in effect.senders:
                 self.link.blame(sender, subject, effect.reason, size_bytes)
@@ -454,13 +455,16 @@ class Replica:
         return became is Admission.ADMITTED
 
     def _on_ingress(self, node: NodeId, raw: bytes) -> bool:
-        """Return whether it led to something."""
+        """Return whether it is a request that can still be executed, here already or not."""
         if self.ingress.is_full:
-            return False  # those who sent it have it
+            return True  # those who sent it have it
         try:
-            return self.ingress.add(decode_cached(raw, self.clock()))
-        except ReprisError:  # also when the clocks differ, or it came too late
+            self.ingress.add(decode_cached(raw, self.clock()))
+        except Unavailable:
+            return True
+        except ReprisError:  # also when the clocks differ
             return False
+        return True
 
     def _on_advert(self, node: NodeId, advert: wire.Advert) -> None:
         self._adverts[node] = advert.states

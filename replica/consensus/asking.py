@@ -37,8 +37,7 @@ _GROUPS: tuple[tuple[type, ...], ...] = (
     tuple(
         k
         for k in KINDS
-        if k
-        not in (Cup, CupShare, DkgDealing, DkgComplaint, Certification, CertificationShare)
+        if k not in (Cup, CupShare, DkgDealing, DkgComplaint, Certification, CertificationShare)
     ),
     (CertificationShare, Certification),
     (Cup, CupShare),
@@ -106,9 +105,7 @@ class Asking:
             self._look_at_ns = now_ns
         return is_standing
 
-    def due(
-        self, peers: Callable[[], frozenset[NodeId]], bounds: Bounds, now_ns: int
-    ) -> list[Ask]:
+    def due(self, peers: Callable[[], frozenset[NodeId]], bounds: Bounds, now_ns: int) -> list[Ask]:
         """Return the questions whose time has come; `peers`: who may be asked."""
         if now_ns < self._look_at_ns:
             self.wake_ns = min(self._stands_at_ns, self._look_at_ns)

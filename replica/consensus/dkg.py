@@ -177,8 +177,13 @@ def validate(reader: Reader) -> list[Mutation]:
     known = {(a.tag, a.dealer) for a in pool.validated.at(DkgDealing, height)}
     for dealing in pool.unvalidated.at(DkgDealing, height):
         subject = (dealing.tag, dealing.dealer)
-        verdict = RemoveUnvalidated(dealing) if subject in known else _judged(
-            dealing, lambda d=dealing: _dealing_fault(reader, summary, d)  # type: ignore[misc]
+        verdict = (
+            RemoveUnvalidated(dealing)
+            if subject in known
+            else _judged(
+                dealing,
+                lambda d=dealing: _dealing_fault(reader, summary, d),  # type: ignore[misc]
+            )
         )
         if isinstance(verdict, MoveToValidated):
             known.add(subject)

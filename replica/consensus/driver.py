@@ -404,7 +404,6 @@ class Driver:
         return min(self._wake_ns, self.asking.wake_ns, now_ns + IDLE_NS)
 
 
-
 def _lowest_bit(bits: int) -> int:
     return (bits & -bits).bit_length() - 1
 
