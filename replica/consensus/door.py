@@ -54,6 +54,9 @@ bytes, ids of 29 and numbers of 9, or a tree's path of some 20 digests. None com
 SIGNER_BYTES, RECEIVER_BYTES = 32, 136
 """An encoded id; and a commitment of 96 bytes and a sealed share of 32, encoded."""
 CERTIFIED_ROOTS_MAX = 2
+FAULTS_MAX, FAULT_BYTES_MAX = 64, 8 << 20
+"""What was wrong is kept until the driver has told of it, one artifact more at most; what comes
+beyond that was its sender's as well, and is let go untold."""
 BLOCKS_MAX = 2
 """Blocks of one maker and height: two are evidence."""
 
@@ -94,7 +97,8 @@ class Door:
         self._reader, self._quotas, self._asking = reader, quotas, asking
         self._chain, self._pool, self._certifications = reader.chain, reader.pool, certifications
         self.faults: list[tuple[Artifact, str, tuple[NodeId, ...]]] = []
-        """What was wrong by itself since the driver last looked, and whose it was."""
+        """See `take_faults`."""
+        self._fault_bytes = 0
 
     def admit(self, artifact: Artifact, sender: NodeId, now_ns: int) -> Admission:
         """Give an artifact its place among what waits, or none."""
@@ -114,8 +118,7 @@ class Door:
                 return self._place(pool, artifact, sender, now_ns)
         except Unavailable:  # a registry version that is not here yet
             return self._refuse(artifact, sender)
-        self.faults.append((artifact, fault, (sender,)))
-        return Admission.WRONG
+        return self._wrong(artifact, fault, sender)
 
     def is_worth_decoding(self, kind: type, height: int, sender: NodeId) -> bool:
         """Whether an artifact of which only this is known may get in."""
@@ -310,6 +313,17 @@ class Door:
             made = True
         return made
 
+    def _wrong(self, artifact: Artifact, fault: str, sender: NodeId) -> Admission:
+        if len(self.faults) < FAULTS_MAX and self._fault_bytes < FAULT_BYTES_MAX:
+            self._fault_bytes += len(artifacts.encode(artifact))
+            self.faults.append((artifact, fault, (sender,)))
+        return Admission.WRONG
+
+    def take_faults(self) -> list[tuple[Artifact, str, tuple[NodeId, ...]]]:
+        """Return what was wrong since the last call, why, and whose it was."""
+        faults, self.faults, self._fault_bytes = self.faults, [], 0
+        return faults
+
     def _refuse(self, artifact: Artifact, sender: NodeId) -> Admission:
         self._asking.want(sender, (type(artifact),), artifact.height, artifact.height)
         return Admission.REFUSED
@@ -326,8 +340,7 @@ class Door:
             return Admission.USELESS
         fault = self._cup_fault(artifact)
         if fault is not None:
-            self.faults.append((artifact, fault, (sender,)))
-            return Admission.WRONG
+            return self._wrong(artifact, fault, sender)
         waiting = self._pool.unvalidated
         since_ns = now_ns
         for kept in list(waiting.of_kind(Cup)):

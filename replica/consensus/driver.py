@@ -172,8 +172,7 @@ class Driver:
 
     def _blame(self, effects: list[Effect]) -> None:
         """Tell what was wrong at the door already."""
-        faults, self.door.faults = self.door.faults, []
-        effects.extend(Misbehaved(*fault) for fault in faults)
+        effects.extend(Misbehaved(*fault) for fault in self.door.take_faults())
 
     def _ask(self, reader: Reader, now_ns: int, effects: list[Effect]) -> None:
         """Ask again for what was refused and can matter now, and for everything when we stand."""

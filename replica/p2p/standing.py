@@ -28,7 +28,7 @@ LOG_S = 60.0
 
 @dataclass
 class Bucket:
-    """An allowance of so much a second, saved up to a burst; it may be overdrawn, and then waits."""
+    """An allowance of so much a second, saved up to a burst; who overdraws it has to pause."""
 
     rate: float
     burst: float

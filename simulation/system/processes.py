@@ -411,9 +411,9 @@ class ReplicaProcess(Process):
             self.system.after_delay(self, peer, lambda r, raw=raw: r._on_ingress(self.it.node, raw))
 
     def ask(self, node: NodeId, question: wire.Ask) -> None:
-        for peer in self.linked():
-            if peer.it.node == node:
-                self.system.after_delay(self, peer, lambda r: self._answered(peer, question))
+        peer = next((p for p in self.linked() if p.it.node == node), None)
+        if peer is not None:
+            self.system.after_delay(self, peer, lambda _: self._answered(peer, question))
 
     def _answered(self, peer: ReplicaProcess, question: wire.Ask) -> None:
         assert peer.real is not None
