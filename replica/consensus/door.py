@@ -99,6 +99,8 @@ class Door:
         self.faults: list[tuple[Artifact, str, tuple[NodeId, ...]]] = []
         """See `take_faults`."""
         self._fault_bytes = 0
+        self._blocks_seen: dict[int, dict[NodeId, dict[bytes, None]]] = {}
+        """Blocks that had a place, by height and maker: also those that were found to be bad."""
 
     def admit(self, artifact: Artifact, sender: NodeId, now_ns: int) -> Admission:
         """Give an artifact its place among what waits, or none."""
@@ -255,7 +257,7 @@ class Door:
         slot = (type(artifact), artifact.height, owner)
         rival: Artifact | None = None
         if isinstance(artifact, BlockProposal):
-            if not is_known and not self._has_block_place(artifact):
+            if not self._has_block_place(artifact):
                 return Admission.REFUSED  # asked for if it turns out to be notarized
         elif not (found := self._rival(pool, artifact, sender, slot))[0]:
             return Admission.REFUSED
@@ -273,10 +275,23 @@ class Door:
         return Admission.DISPLACED if made_room or rival is not None else Admission.ADMITTED
 
     def _has_block_place(self, artifact: BlockProposal) -> bool:
-        pool, height = self._pool, artifact.height
-        sections = (pool.validated, pool.unvalidated)
-        count = sum(len(s.owned(BlockProposal, height, artifact.maker)) for s in sections)
-        return count < BLOCKS_MAX or pool.is_proven(height, artifacts.block_hash(artifact.block))
+        """Whether a block is one of its maker's first two, or is known to be notarized."""
+        pool, height, maker = self._pool, artifact.height, artifact.maker
+        hash_ = artifacts.block_hash(artifact.block)
+        seen = self._seen_at(height).setdefault(maker, {})
+        for known in pool.validated.owned(BlockProposal, height, maker):
+            seen[artifacts.block_hash(known.block)] = None
+        if hash_ not in seen and len(seen) >= BLOCKS_MAX and not pool.is_proven(height, hash_):
+            return False
+        seen[hash_] = None
+        return True
+
+    def _seen_at(self, height: int) -> dict[NodeId, dict[bytes, None]]:
+        if height not in self._blocks_seen:
+            finalized = self._chain.finalized_height
+            for old in [h for h in self._blocks_seen if h <= finalized]:
+                del self._blocks_seen[old]
+        return self._blocks_seen.setdefault(height, {})
 
     def _rival(
         self, pool: Pool, artifact: Artifact, sender: NodeId, slot: tuple[Any, ...]

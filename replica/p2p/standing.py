@@ -22,7 +22,8 @@ SLOWED_S = 0.05
 BARRED_S_MIN, BARRED_S_MAX = 1.0, 60.0
 FORGIVEN_S = 300.0
 """After so long without being disconnected a peer is barred for the shortest time again."""
-PAUSE_S_MAX = 1.0
+PAUSE_S_MAX = 2.0
+"""As long as the largest frame takes at the rate of bytes that may lead to nothing."""
 LOG_S = 60.0
 
 
@@ -59,13 +60,16 @@ def _useless() -> tuple[Bucket, Bucket]:
 def _frames() -> dict[int, Bucket]:
     """What a peer may send at all, by kind of frame, in frames a second.
 
-    Requests of users: more than a subnet executes, all entering at one node. Adverts: two a second
-    are sent. Parts of checkpoints: 16 are outstanding at a time. Questions: one a second.
+    Artifacts: four times what a peer of a subnet of 40 sends (see `_useless`), and an interval at
+    once. Requests of users: more than a subnet executes, all entering at one node. Adverts: two a
+    second are sent. Parts of checkpoints, of up to a megabyte: as fast as they can be encrypted.
+    Questions: one a second.
     """
     return {
+        wire.ARTIFACT: Bucket(1_600, 16_000),
         wire.INGRESS: Bucket(4_000, 8_000),
         wire.ADVERT: Bucket(8, 16),
-        wire.REQUEST: Bucket(500, 1_000),
+        wire.REQUEST: Bucket(100, 1_000),
         wire.ASK: Bucket(1, 2),
     }
 

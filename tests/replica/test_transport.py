@@ -150,7 +150,7 @@ def test_a_flood_that_leads_to_nothing_leaves_time_for_others() -> None:
             late = max(late, time.monotonic() - before - 0.01)
         standing = one.link.standings()[two.secrets.node]
         assert standing["slowed_frames"] and not standing["disconnections"]
-        assert late < 1.0
+        assert late < 2.0
         one.got.clear()
         three.link.send(TapeShare(Epoch(1), Height(8), three.secrets.node, b"s"))
         await until(lambda: any(n == three.secrets.node for n, _ in one.got), 2.0)
