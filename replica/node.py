@@ -26,6 +26,7 @@ from replica.client.local_registry import LocalRegistry, SubnetRegistry
 from replica.consensus import driver as consensus
 from replica.consensus.delivery import Batch
 from replica.consensus.dkg import fault_of_complaint, offers
+from replica.consensus.door import Admission
 from replica.consensus.reader import Context, SecretKeys, Status
 from replica.execution.ingress import IngressPool, decode_cached
 from replica.execution.management import Policy
@@ -167,8 +168,16 @@ class Link(Protocol):
 
     def send_ingress(self, raw: bytes) -> None: ...
 
-    def refresh(self) -> None:
-        """Ask the peers for all they hold."""
+    def ask(self, node: NodeId, question: wire.Ask) -> None:
+        """Ask a peer for what it holds of some kinds and heights."""
+        ...
+
+    def blame(self, node: NodeId, subject: str, reason: str, size_bytes: int) -> None:
+        """Hold against a peer that it sent something wrong by itself."""
+        ...
+
+    def standings(self) -> dict[NodeId, dict[str, float | int]]:
+        """Return how each peer behaved, as the status shows it."""
         ...
 
     def update(self, peers: list[Peer]) -> None: ...
@@ -293,12 +302,13 @@ class Replica:
         """Return what the transport does with what comes from peers."""
         return Handlers(
             artifact=self._on_artifact,
-            is_late=self.driver.is_late,
+            is_worth_decoding=self.driver.is_worth_decoding,
             ingress=self._on_ingress,
             advert=self._on_advert,
             offered=self.driver.offered,
+            answer=lambda ask: self.driver.answer(ask.kinds, ask.first, ask.last),
             serve_state=self._serve_state,
-            invalid=self._on_invalid,
+            log=self.log,
         )
 
     def step(self) -> Iterator[consensus.Effect]:
@@ -354,13 +364,17 @@ class Replica:
             if not self.syncing:
                 self.syncing = True
                 self.begin_sync(effect.height, effect.root)
-        elif isinstance(effect, consensus.Refresh):
-            self.link.refresh()
+        elif isinstance(effect, consensus.Ask):
+            self.link.ask(effect.peer, wire.Ask(effect.kinds, effect.first, effect.last))
         elif isinstance(effect, consensus.Diverged):
             self._set_aside_diverged(effect.height)
         elif isinstance(effect, consensus.Misbehaved):
-            kind = type(effect.artifact).__name__
-            self.log(f"invalid {kind} at {effect.artifact.height}: {effect.reason}")
+            subject, size_bytes = (
+                type(effect.artifact).__name__,
+                len(artifacts.encode(effect.artifact)),
+            )
+            for sender in effect.senders:
+                self.link.blame(sender, subject, effect.reason, size_bytes)
 
     def _trace(self, batch: Batch) -> None:
         """Drills only: note which release executed which data block."""
@@ -433,23 +447,27 @@ class Replica:
 
     # -- from peers
 
-    def _on_artifact(self, node: NodeId, artifact: Artifact) -> None:
-        if self.driver.receive(artifact, node, self.monotonic()):
+    def _on_artifact(self, node: NodeId, artifact: Artifact) -> bool:
+        """Return whether it led to something."""
+        became = self.driver.take_in(artifact, node, self.monotonic())
+        if became.is_in or became is Admission.WRONG:
             self.wake()
+        return became is Admission.ADMITTED
 
-    def _on_ingress(self, raw: bytes) -> None:
+    def _on_ingress(self, node: NodeId, raw: bytes) -> bool:
+        """Return whether it is a request that can still be executed, here already or not."""
         if self.ingress.is_full:
-            return  # those who sent it have it
+            return True  # those who sent it have it
         try:
             self.ingress.add(decode_cached(raw, self.clock()))
-        except ReprisError as error:
-            self.log(f"a peer passed on a bad request: {error}")
+        except Unavailable:
+            return True
+        except ReprisError:  # also when the clocks differ
+            return False
+        return True
 
     def _on_advert(self, node: NodeId, advert: wire.Advert) -> None:
         self._adverts[node] = advert.states
-
-    def _on_invalid(self, node: NodeId, reason: str) -> None:
-        self.log(f"{node.short} sent something invalid: {reason}")
 
     def _advertisers(self, height: int, root: bytes) -> list[NodeId]:
         return [
@@ -503,6 +521,10 @@ class Replica:
                 if (root := self.state.checkpoint_root_at(h)) is not None
             },
             "peers": [str(p) for p in self.link.connected],
+            "peer_standings": {
+                str(node): {**plain, "held_bytes": self.driver.held_bytes(node)}
+                for node, plain in self.link.standings().items()
+            },
             "syncing": self.syncing,
             "state_sync": vars(self.statistics),
             "divergence": [_share_plain(s) for s in pair] if pair else None,

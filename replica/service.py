@@ -77,6 +77,7 @@ class Service:
             if self._wake.is_set():
                 await asyncio.sleep(0)
                 continue
+            await asyncio.sleep(0)  # also when consensus has not come to rest
             wait_ns = replica.driver.wake_ns(replica.monotonic()) - replica.monotonic()
             try:
                 delay = min(max(0.0, wait_ns / 1e9), STEP_S_MAX)

@@ -214,6 +214,44 @@ def _stop_and_go(seed: int) -> None:
     drills.run_on(system, "canister-failure")
 
 
+def _flood(seed: int) -> None:
+    """One member floods every kind, in advance and in its own name, and then falls silent."""
+    from replica.protocol.artifacts import KINDS, Cup
+    from simulation import floods
+
+    world = floods.flooded(seed=seed)
+    tip = world.tip()
+    world.crowd(Cup, range(tip + 100, tip + 104))
+    world.flood(KINDS, range(tip + 2, tip + 5), 0, floods.PER_HEIGHT)
+    world.goes_on()
+    world.muted = True
+    world.goes_on(2)
+
+
+def _unknown_heights(seed: int) -> None:
+    """One member keeps a share at each height of which no summary tells, and is silent."""
+    from simulation import floods
+
+    world = floods.flooded(interval=15 + 14 * (seed % 2), seed=seed)
+    world.muted = True
+    world.flood_unknown_heights()
+    world.goes_on(20)
+
+
+def _two_faces(seed: int) -> None:
+    """A maker shows one node two blocks that nobody else sees, and another to the rest."""
+    from simulation import floods
+
+    floods.TwoFaced(seed, Plan(interval=99)).goes_on(8)
+
+
+def _half_upgraded(seed: int) -> None:
+    """One node hears blocks of a release that it does not run yet."""
+    from simulation import floods
+
+    floods.HalfUpgraded(seed, Plan(interval=99)).goes_on(2)
+
+
 CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "consensus": _consensus,
     "halves": _halves,
@@ -232,6 +270,10 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "restarts": _restarts,
     "impatient": _impatient,
     "stop and go": _stop_and_go,
+    "flood": _flood,
+    "unknown heights": _unknown_heights,
+    "two faces": _two_faces,
+    "half upgraded": _half_upgraded,
 }
 
 
@@ -280,11 +322,11 @@ def _trust_packages() -> None:
 
 
 def _take_old_packages() -> None:
-    from replica.consensus import driver
+    from replica.consensus import door
     from replica.consensus.pool import MoveToValidated
     from replica.protocol.artifacts import Cup
 
-    honest = driver.Driver.is_late
+    honest = door.Door.is_late
 
     def is_late(self: Any, kind: type, height: int) -> bool:
         return kind is not Cup and honest(self, kind, height)
@@ -292,7 +334,8 @@ def _take_old_packages() -> None:
     def cups(reader: Any) -> Any:
         return [MoveToValidated(a) for a in reader.pool.unvalidated.of_kind(Cup)][:1]
 
-    setattr(driver.Driver, "is_late", is_late)
+    setattr(door.Door, "is_late", is_late)
+    setattr(door.Door, "_kept_cup_height", lambda _: -1)
     _replace_component("cup validator", cups)
 
 
@@ -504,6 +547,114 @@ def _run_the_newest() -> None:
     setattr(Orchestrator, "_facts", hasty)
 
 
+def _share_places() -> None:
+    """A kind and height has 128 places, whoever takes them."""
+    from replica.consensus import door
+
+    def rival(self: Any, pool: Any, artifact: Any, sender: Any, slot: Any) -> Any:
+        return pool.unvalidated.count_at(type(artifact), artifact.height) < 128, None
+
+    def block_place(self: Any, artifact: Any) -> bool:
+        count = self._pool.unvalidated.count_at(type(artifact), artifact.height)
+        return bool(count < 128)
+
+    setattr(door.Door, "_rival", rival)
+    setattr(door.Door, "_has_block_place", block_place)
+
+
+def _one_verdict_a_turn() -> None:
+    """Packages wait unverified and are judged one a turn; too many turns are our own bug."""
+    from replica.consensus import door, driver
+    from replica.consensus.pool import RemoveUnvalidated
+    from replica.protocol.artifacts import Cup
+
+    step = driver.Driver.step
+
+    def admit(self: Any, artifact: Any, sender: Any, now_ns: int) -> Any:
+        self._pool.unvalidated.insert(artifact, now_ns)
+        return door.Admission.ADMITTED
+
+    def one_bad(reader: Any) -> Any:
+        waiting = list(reader.pool.unvalidated.of_kind(Cup))
+        return [RemoveUnvalidated(a) for a in waiting if len(a.package) < 100][:1]
+
+    def strict(self: Any, now_ns: int, wall_ns: int) -> Any:
+        effects = step(self, now_ns, wall_ns)
+        assert not self._stale, "the components of consensus never come to rest"
+        return effects
+
+    setattr(door.Door, "_admit_cup", admit)
+    setattr(driver.Driver, "step", strict)
+    setattr(driver, "STEPS_MAX", 400)
+    _replace_component("cup validator", one_bad)
+
+
+def _keep_all_evidence() -> None:
+    from replica.consensus import door
+
+    setattr(door, "CERTIFIED_ROOTS_MAX", 10**6)
+
+
+def _all_or_nothing() -> None:
+    """Heights of which no summary tells are admitted, and cost the other heights' verdicts."""
+    from replica.certification import certifier
+    from replica.consensus import door
+    from replica.consensus.reader import GAP_MAX
+    from replica.protocol.artifacts import CertificationShare
+
+    def heights(reader: Any, section: Any, kind: type) -> list[int]:
+        top = reader.chain.finalized_height + GAP_MAX
+        certified = reader.context.state.certified_height
+        return [h for h in section.heights(kind) if certified < h <= top]
+
+    fault = door.Door._fault
+
+    def trusting(self: Any, artifact: Any, sender: Any) -> Any:
+        is_share = isinstance(artifact, CertificationShare)
+        return None if is_share else fault(self, artifact, sender)
+
+    setattr(certifier, "_heights", heights)
+    setattr(door.Door, "top", lambda self, kind: self._chain.notarized_height + 400)
+    setattr(door.Door, "_fault", trusting)
+
+
+def _first_come() -> None:
+    """A maker's first two blocks are the only ones, also when another one is notarized."""
+    from replica.consensus import door
+
+    honest = door.Door._has_block_place
+
+    def first(self: Any, artifact: Any) -> bool:
+        proven, self._pool._proven = self._pool._proven, {}
+        try:
+            return honest(self, artifact)
+        finally:
+            self._pool._proven = proven
+
+    setattr(door.Door, "_has_block_place", first)
+
+
+def _never_ask() -> None:
+    from replica.consensus.asking import Asking
+
+    setattr(Asking, "want", lambda *_: None)
+
+
+def _blame_relayers() -> None:
+    """A block of another release is held against whoever passed it on."""
+    from replica.consensus import door
+
+    honest = door.Door._is_of_this_run
+    admit = door.Door.admit
+
+    def blaming(self: Any, artifact: Any, sender: Any, now_ns: int) -> Any:
+        if not honest(self, artifact) and not self.is_late(type(artifact), artifact.height):
+            return self._wrong(artifact, "a block of another release", sender)
+        return admit(self, artifact, sender, now_ns)
+
+    setattr(door.Door, "admit", blaming)
+
+
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("quorum", "one signer fewer than n - f is enough", "halves", _lower_quorum),
     Mutant(
@@ -547,6 +698,28 @@ MUTANTS: tuple[Mutant, ...] = (
         _answer_before_it_has_caught_up,
     ),
     Mutant("closed-shop", "deals no keys to new members", "membership", _deal_to_nobody_new),
+    Mutant("shared-places", "128 places a kind and height, for all peers", "flood", _share_places),
+    Mutant(
+        "one-verdict-a-turn",
+        "judges packages one a turn, and stops at too many turns",
+        "flood",
+        _one_verdict_a_turn,
+    ),
+    Mutant("unbounded-evidence", "keeps all that a member signs", "flood", _keep_all_evidence),
+    Mutant(
+        "all-or-nothing",
+        "loses all verdicts when one can't be given",
+        "unknown heights",
+        _all_or_nothing,
+    ),
+    Mutant("first-come", "lets no third block in, notarized or not", "two faces", _first_come),
+    Mutant("never-asks", "never asks for what it refused", "two faces", _never_ask),
+    Mutant(
+        "blames-relayers",
+        "blames who passes on what it can't use",
+        "half upgraded",
+        _blame_relayers,
+    ),
 )
 
 

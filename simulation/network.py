@@ -74,11 +74,10 @@ class Network:
                 del table[pair]
         self._held = [h for h in self._held if h[1] != node]
 
-    def forget(self, node: int) -> None:
-        """What this node has is unknown again: it asked for everything."""
-        for source in range(self.size):
-            self._known.pop((source, node), None)
-            self._evidence.pop((source, node), None)
+    def answer(self, source: int, target: int, artifact: Artifact) -> None:
+        """Send what was asked for, also when it was sent before."""
+        self._known_to(source, target).discard(artifacts.encode(artifact))
+        self.send(source, target, artifact)
 
     # -- sending
 

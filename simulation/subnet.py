@@ -271,6 +271,12 @@ class World(Scheduler):
         for artifact in source.driver.offered():
             self.network.send(source.index, target.index, artifact)
 
+    def _answer(self, peer: Node, node: Node, ask: d.Ask) -> None:
+        assert peer.driver is not None
+        if self.network.reachable(node.index, peer.index):
+            for artifact in peer.driver.answer(ask.kinds, ask.first, ask.last):
+                self.network.answer(peer.index, node.index, artifact)
+
     def wall_of(self, node: Node) -> int:
         """Return what the node's clock shows."""
         return (self.now if node.stalled_at_ns is None else node.stalled_at_ns) + node.skew_ns
@@ -339,11 +345,11 @@ class World(Scheduler):
             case d.FetchState():
                 self.counts["state syncs"] += 1
                 self.at(self.now + SYNC_NS, self._fetched, node, node.incarnation, effect)
-            case d.Refresh():
-                self.network.forget(node.index)
+            case d.Ask():
+                self.counts["questions"] += 1
                 for peer in self.nodes:
-                    if peer is not node and peer.driver is not None:
-                        self._offer(peer, node)
+                    if peer.keys.node == effect.peer and peer.driver is not None:
+                        self._answer(peer, node, effect)
             case d.Diverged(height):
                 self.diverged(node, height)
             case d.Misbehaved():
@@ -458,7 +464,7 @@ class World(Scheduler):
         if node.driver is None:
             return
         sender: NodeId = self.nodes[source].keys.node
-        if node.driver.receive(artifact, sender, self.now):
+        if node.driver.receive(artifact, sender, self.now) or node.driver.door.faults:
             self.wake(node, self.now + self.plan.step_us * 1000)
 
     # -- summary

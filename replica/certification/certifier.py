@@ -6,6 +6,8 @@ evidence of a divergence.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from replica.consensus.pool import (
     AddValidated,
     HandleInvalid,
@@ -52,7 +54,9 @@ def sign(reader: Reader) -> list[Mutation]:
 
 
 def _heights(reader: Reader, section: Section, kind: type) -> list[int]:
-    top = reader.chain.finalized_height + GAP_MAX
+    """Return heights at which it can be judged: a missing summary or registry version costs no
+    other height its verdicts."""
+    top = min(reader.chain.finalized_height + GAP_MAX, reader.known_until)
     certified = reader.context.state.certified_height
     return [h for h in section.heights(kind) if certified < h <= top]
 
@@ -61,8 +65,9 @@ def validate(reader: Reader) -> list[Mutation]:
     pool, scheme = reader.pool, reader.context.scheme
     out: list[Mutation] = []
     for h in _heights(reader, pool.unvalidated, Certification):
+        is_here = pool.validated.has(Certification, h)
         for full in pool.unvalidated.at(Certification, h):
-            if pool.validated.has(Certification, h):
+            if is_here:
                 out.append(RemoveUnvalidated(full))
                 continue
             fault = witness_fault(full.root, full.witness, reader.epoch, h)
@@ -72,46 +77,79 @@ def validate(reader: Reader) -> list[Mutation]:
             ):
                 fault = "wrong signature"
             out.append(HandleInvalid(full, fault) if fault else MoveToValidated(full))
+            is_here = fault is None
     return out
 
 
 def aggregate(reader: Reader) -> list[Mutation]:
     """Combine shares on one root. Shares on several roots are each checked: they are evidence."""
-    pool, epoch = reader.pool, reader.chain.cup.epoch
+    pool = reader.pool
     sections = (pool.validated, pool.unvalidated)
     heights = {h for s in sections for h in _heights(reader, s, CertificationShare)}
     out: list[Mutation] = []
     for h in sorted(heights):
-        if h < reader.chain.cup.height or pool.validated.has(Certification, h):
-            continue
-        waiting = pool.unvalidated.at(CertificationShare, h)
-        both = [*pool.validated.at(CertificationShare, h), *waiting]
-        contents = list(dict.fromkeys((s.root, s.witness) for s in both))
-        if len(contents) == 1 and len(both) < reader.high(h).threshold:
-            continue
-        committee = ThresholdCommittee(reader.context.scheme, reader.high(h))
-        for root, witness in contents:
-            mine = [s for s in waiting if (s.root, s.witness) == (root, witness)]
-            fault = witness_fault(root, witness, epoch, h) if mine else None
-            if fault:
-                out += [HandleInvalid(s, fault) for s in mine]
-                continue
-            message = certification_message(root)
-            verdicts, found = gather(
-                reader,
-                CertificationShare,
-                h,
-                committee,
-                message,
-                lambda s, of=(root, witness): (s.root, s.witness) == of,  # type: ignore[misc]
-            )
-            out += verdicts
-            if found:
-                full = Certification(epoch, Height(h), root, witness, found.signature)
-                out.append(AddValidated(full))
-            elif len(contents) > 1 and not verdicts:
-                out += judge(reader, committee, message, mine)
+        if h >= reader.chain.cup.height and not pool.validated.has(Certification, h):
+            out += _aggregate_at(reader, Height(h))
     return out
+
+
+def _aggregate_at(reader: Reader, height: Height) -> list[Mutation]:
+    waiting = _by_content(reader.pool.unvalidated.at(CertificationShare, height))
+    valid = _by_content(reader.pool.validated.at(CertificationShare, height))
+    transcript = reader.high(height)
+    committee = ThresholdCommittee(reader.context.scheme, transcript)
+    contents = list(dict.fromkeys([*valid, *waiting]))
+    out: list[Mutation] = []
+    for root, witness in contents:
+        content = (root, witness)
+        mine = waiting.get(content, [])
+        is_enough = len(mine) + len(valid.get(content, ())) >= transcript.threshold
+        if not is_enough and (not mine or len(contents) == 1):
+            continue
+        fault = witness_fault(root, witness, reader.epoch, height) if mine else None
+        if fault:
+            out += [HandleInvalid(s, fault) for s in mine]
+            continue
+        out += _of_content(reader, committee, height, content, mine, len(contents) > 1)
+    return out
+
+
+def _by_content(
+    shares: Sequence[CertificationShare],
+) -> dict[tuple[bytes, bytes], list[CertificationShare]]:
+    """Return shares by (root, witness), in order of arrival."""
+    found: dict[tuple[bytes, bytes], list[CertificationShare]] = {}
+    for share in shares:
+        found.setdefault((share.root, share.witness), []).append(share)
+    return found
+
+
+def _of_content(
+    reader: Reader,
+    committee: ThresholdCommittee,
+    height: Height,
+    content: tuple[bytes, bytes],
+    waiting: list[CertificationShare],
+    is_disputed: bool,
+) -> list[Mutation]:
+    """Combine the shares on one root; where there are others, check those that wait."""
+    root, witness = content
+    message = certification_message(root)
+    verdicts, found = gather(
+        reader,
+        CertificationShare,
+        height,
+        committee,
+        message,
+        lambda s: (s.root, s.witness) == content,
+    )
+    if found:
+        epoch = reader.chain.cup.epoch
+        full = Certification(epoch, height, root, witness, found.signature)
+        return [*verdicts, AddValidated(full)]
+    if is_disputed and not verdicts:
+        return judge(reader, committee, message, waiting)
+    return verdicts
 
 
 def purge(reader: Reader) -> list[Mutation]:

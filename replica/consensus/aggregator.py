@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from replica.consensus.pool import AddValidated, HandleInvalid, Mutation
+from replica.consensus.pool import AddValidated, Mutation, RemoveUnvalidated
 from replica.consensus.reader import Reader
 from replica.consensus.shares import MemberCommittee, ThresholdCommittee, gather
 from replica.protocol import artifacts, cup
@@ -42,7 +42,7 @@ def beacons(reader: Reader) -> list[Mutation]:
     parent = artifacts.beacon_hash(chain.beacons[chain.beacon_height])
     message = artifacts.beacon_message(reader.subnet, epoch, height, parent)
     out: list[Mutation] = [
-        HandleInvalid(s, "it does not follow our beacon")
+        RemoveUnvalidated(s)  # it does not follow our beacon
         for s in reader.pool.unvalidated.at(BeaconShare, height)
         if s.parent != parent
     ]
@@ -78,7 +78,7 @@ def tapes(reader: Reader) -> list[Mutation]:
 
 
 def _contents(reader: Reader, kind: type[Any], height: int) -> list[bytes]:
-    """Return the blocks that shares of a height are for, in order of arrival."""
+    """Return the blocks that any shares of a height are for, in order of arrival."""
     pool = reader.pool
     both = [*pool.validated.at(kind, height), *pool.unvalidated.at(kind, height)]
     return list(dict.fromkeys(s.block for s in both))
@@ -109,6 +109,10 @@ def _agreed(
     chain, epoch = reader.chain, reader.chain.cup.epoch
     out: list[Mutation] = []
     for h in heights:
+        if not reader.pool.unvalidated.has(share, h) and not reader.pool.validated.has(share, h):
+            continue
+        if not reader.knows(h):
+            continue
         height, settings = Height(h), reader.settings_at(h)
         if reader.pool.count_at(share, h) < settings.quorum:
             continue
@@ -161,7 +165,7 @@ def cups(reader: Reader) -> list[Mutation]:
 def _other_contents(reader: Reader, height: int, ours: bytes) -> Sequence[Mutation]:
     shares = reader.pool.unvalidated.at(CupShare, height)
     return [
-        HandleInvalid(s, "it signs a content that is not ours")
+        RemoveUnvalidated(s)  # whose state is wrong is not known
         for s in shares
         if s.content_hash != ours
     ]

@@ -11,7 +11,7 @@ Source: reference/consensus.md §1.10.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from replica.client.key_receiver import KeyOffer, KeyOffers, complaint_of
 from replica.consensus.pool import (
@@ -33,7 +33,7 @@ from replica.protocol.crypto import dkg
 from replica.protocol.crypto.dkg import HIGH, LOW, Config, KeyRequest
 from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.crypto.scheme import Transcript
-from replica.protocol.errors import NotFound
+from replica.protocol.errors import NotFound, Unavailable
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import NodeId
 
@@ -41,6 +41,7 @@ ATTEMPTS_MAX = 3
 """Intervals in which keys for another subnet are dealt before that is given up."""
 REQUESTS_MAX = 2
 """Requests for other subnets' keys that are dealt for in one interval."""
+NO_KEYS = "the registry knows no keys of the dealer"
 
 
 def tags_of(summary: Summary) -> tuple[int, ...]:
@@ -125,8 +126,9 @@ def complain(reader: Reader) -> list[Mutation]:
     bad = [m for m in dealt if isinstance(m, DkgDealing) and not _opens(reader, summary, m)]
     if not bad:
         reader.chain.shares_good = dealt
-    complaints = [_complaint(reader, summary, message) for message in bad]
-    return [AddValidated(c) for c in complaints if c not in reader.pool.validated]
+    known = reader.pool.validated
+    unsaid = [m for m in bad if not known.owned(DkgComplaint, m.height, (m.tag, m.dealer))]
+    return [AddValidated(_complaint(reader, summary, message)) for message in unsaid]
 
 
 def _opens(reader: Reader, summary: Summary, message: DkgDealing) -> bool:
@@ -174,22 +176,57 @@ def validate(reader: Reader) -> list[Mutation]:
         return out
     known = {(a.tag, a.dealer) for a in pool.validated.at(DkgDealing, height)}
     for dealing in pool.unvalidated.at(DkgDealing, height):
-        if (dealing.tag, dealing.dealer) in known:
-            out.append(RemoveUnvalidated(dealing))
-            continue
-        fault = _dealing_fault(reader, summary, dealing)
-        if fault is None:
-            known.add((dealing.tag, dealing.dealer))
-        out.append(HandleInvalid(dealing, fault) if fault else MoveToValidated(dealing))
-    if not pool.unvalidated.has(DkgComplaint, height):
-        return out
-    dealings = _dealings_here(reader, summary)
-    for complaint in pool.unvalidated.at(DkgComplaint, height):
-        accused = dealings.get(complaint.dealing)
-        if accused is not None:
-            fault = _complaint_fault(reader, summary, complaint, accused)
-            out.append(HandleInvalid(complaint, fault) if fault else MoveToValidated(complaint))
+        subject = (dealing.tag, dealing.dealer)
+        verdict = (
+            RemoveUnvalidated(dealing)
+            if subject in known
+            else _judged(
+                dealing,
+                lambda d=dealing: _dealing_fault(reader, summary, d),  # type: ignore[misc]
+            )
+        )
+        if isinstance(verdict, MoveToValidated):
+            known.add(subject)
+        if verdict is not None:
+            out.append(verdict)
+    if pool.unvalidated.has(DkgComplaint, height):
+        out += _judge_complaints(reader, summary)
     return out
+
+
+def _judge_complaints(reader: Reader, summary: Summary) -> list[Mutation]:
+    """Take one complaint of a dealing: more prove nothing more."""
+    pool, height = reader.pool, summary.height
+    known = {(a.tag, a.dealer) for a in pool.validated.at(DkgComplaint, height)}
+    dealings = _dealings_here(reader, summary)
+    out: list[Mutation] = []
+    for complaint in pool.unvalidated.at(DkgComplaint, height):
+        subject, accused = (complaint.tag, complaint.dealer), dealings.get(complaint.dealing)
+        if subject in known:
+            out.append(RemoveUnvalidated(complaint))
+            continue
+        if accused is None:
+            continue
+        verdict = _judged(
+            complaint,
+            lambda c=complaint, a=accused: _complaint_fault(reader, summary, c, a),  # type: ignore[misc]
+        )
+        if isinstance(verdict, MoveToValidated):
+            known.add(subject)
+        if verdict is not None:
+            out.append(verdict)
+    return out
+
+
+def _judged(message: DkgMessage, fault_of: Callable[[], str | None]) -> Mutation | None:
+    """Return a verdict; None: a registry version is missing."""
+    try:
+        fault = fault_of()
+    except Unavailable:
+        return None
+    if fault == NO_KEYS:  # our registry may be old
+        return RemoveUnvalidated(message)
+    return HandleInvalid(message, fault) if fault else MoveToValidated(message)
 
 
 def fault_of_complaint(reader: Reader, complaint: DkgComplaint) -> str | None:
@@ -229,7 +266,7 @@ def _dealing_fault(reader: Reader, summary: Summary, message: DkgDealing) -> str
         registry, version = reader.context.registry, summary.next_registry_version
         key = registry.node_keys(message.dealer, version).signing
     except NotFound:
-        return "the registry knows no keys of the dealer"
+        return NO_KEYS
     signed = dkg.message(config, message.dealing)
     return None if verify_ed25519(key, signed, message.signature) else "wrong signature"
 

@@ -8,113 +8,52 @@ shell (or the simulator) feeds it and carries out the effects in the order in wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
+from replica.consensus.asking import ANY_HEIGHT, CERTIFICATIONS, PACKAGES, ROUNDS, Asking
 from replica.consensus.chain import Chain
 from replica.consensus.components import ALL, COMPONENTS, REGISTRY, STATE, SUMMARY, readers_of
-from replica.consensus.delivery import Batch, next_batch
+from replica.consensus.delivery import next_batch
+from replica.consensus.door import LOOKAHEAD, Admission, Door
+from replica.consensus.effects import (
+    AdoptCup,
+    Ask,
+    DeliverCertification,
+    Diverged,
+    Effect,
+    Execute,
+    FetchState,
+    Misbehaved,
+    Persist,
+    Send,
+)
 from replica.consensus.pool import Changes, Pool
-from replica.consensus.reader import NEVER, Context, Reader
+from replica.consensus.quota import Quotas
+from replica.consensus.reader import NEVER, Context, Reader, Status
+from replica.protocol import artifacts as formats
 from replica.protocol import cup
 from replica.protocol.artifacts import (
+    KINDS,
     SHARES,
     Artifact,
-    Beacon,
-    BeaconShare,
     BlockProposal,
     Certification,
     CertificationShare,
     Cup,
-    CupShare,
-    DkgComplaint,
-    DkgDealing,
     Notarization,
-    NotarizationShare,
     Run,
-    Tape,
-    TapeShare,
 )
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Unavailable
 from replica.protocol.ids import Height, NodeId
 
-LOOKAHEAD = 400
-"""Artifacts further above the notarized tip are not admitted; they are asked for again later."""
-STEPS_MAX = 10_000
+STEPS_MAX = 1_000
+"""Turns of components in one step; what is left is done in the next, and others come in between."""
 IDLE_NS = 1_000_000_000
 CLOCK_STEP_NS = 1_000_000
 """By more than this a clock differs only when it was set."""
-
-
-@dataclass(frozen=True, slots=True)
-class Persist:
-    """Make these artifacts durable before any later effect."""
-
-    artifacts: tuple[Artifact, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Offer an artifact to every peer, now and whenever one reconnects."""
-
-    artifact: Artifact
-
-
-@dataclass(frozen=True, slots=True)
-class Execute:
-    batch: Batch
-
-
-@dataclass(frozen=True, slots=True)
-class DeliverCertification:
-    certification: Certification
-
-
-@dataclass(frozen=True, slots=True)
-class FetchState:
-    """Ask for the checkpoint of a height, from peers that advertise this root only."""
-
-    height: Height
-    root: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class AdoptCup:
-    package: CatchUpPackage
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """Ask the peers for all they hold: earlier artifacts were beyond the bounds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Diverged:
-    """Others certified another state than ours at this height."""
-
-    height: Height
-
-
-@dataclass(frozen=True, slots=True)
-class Misbehaved:
-    """A peer sent an artifact that can't be valid."""
-
-    artifact: Artifact
-    reason: str
-
-
-Effect = (
-    Persist
-    | Send
-    | Execute
-    | DeliverCertification
-    | FetchState
-    | AdoptCup
-    | Refresh
-    | Diverged
-    | Misbehaved
-)
+ANSWER_BYTES_MAX = 8 << 20
+"""What a peer is sent for one question, one artifact more at most."""
 
 
 class Driver:
@@ -125,8 +64,10 @@ class Driver:
     ) -> None:
         """`exhaustive` (tests): assert after every step that no component was passed over."""
         self.context = context
-        self.pool = Pool()
-        self.certifications = Pool()
+        self.quotas = Quotas()
+        self.pool = Pool(self.quotas)
+        self.certifications = Pool(self.quotas)
+        self.asking = Asking(now_ns)
         self.chain = Chain(package)
         self.started_ns = now_ns
         self._exhaustive = exhaustive
@@ -144,6 +85,7 @@ class Driver:
             Reader(context, self.pool, self.chain, *start),
             Reader(context, self.certifications, self.chain, *start),
         )
+        self.door = Door(self._both_readers[0], self.certifications, self.quotas, self.asking)
         self._executing: int | None = None
         self._fetching: int | None = None
         self._delivered = 0
@@ -170,45 +112,24 @@ class Driver:
     # -- input
 
     def receive(self, artifact: Artifact, sender: NodeId, now_ns: int) -> bool:
-        """Admit an artifact from a peer to the unvalidated pool; False when it is not wanted.
+        """Admit an artifact from a peer to the unvalidated pool; False when it is not wanted."""
+        return self.take_in(artifact, sender, now_ns).is_in
 
-        A share is taken from its signer only: so nobody can send bad ones in another's name.
-        """
-        if not self._is_wanted(artifact, sender):
-            return False
-        pool = self.certifications if _is_certification(artifact) else self.pool
-        return pool.insert_unvalidated(artifact, now_ns)
+    def take_in(self, artifact: Artifact, sender: NodeId, now_ns: int) -> Admission:
+        """Do as `receive`, and say what became of it."""
+        return self.door.admit(artifact, sender, now_ns)
 
     def is_late(self, kind: type, height: int) -> bool:
         """Return whether nothing of a kind and height can matter any more: need not be decoded."""
-        chain, state = self.chain, self.context.state
-        if kind in (DkgDealing, DkgComplaint):
-            return height < chain.summary_at(chain.finalized_height).height
-        if height <= chain.cup.height:
-            return True
-        if kind in (Certification, CertificationShare):
-            return height <= state.certified_height
-        if kind in (Beacon, BeaconShare):
-            return height <= chain.beacon_height
-        if kind in (Tape, TapeShare):
-            return height in chain.tapes or height <= state.latest_height
-        return kind not in (Cup, CupShare) and height <= chain.finalized_height
+        return self.door.is_late(kind, height)
 
-    def _is_wanted(self, artifact: Artifact, sender: NodeId) -> bool:
-        chain, height = self.chain, artifact.height
-        if artifact.epoch != chain.cup.epoch or self.is_late(type(artifact), height):
-            return False
-        if isinstance(artifact, Cup):
-            return True
-        if height > chain.notarized_height + LOOKAHEAD:
-            return False
-        if isinstance(artifact, SHARES) and artifact.signer != sender:
-            return False
-        if isinstance(artifact, Certification | CertificationShare):
-            return not self.certifications.validated.has(Certification, height)
-        if isinstance(artifact, Notarization | NotarizationShare):
-            return not chain.is_notarized(height, artifact.block)
-        return True
+    def is_worth_decoding(self, kind: type, height: int, sender: NodeId) -> bool:
+        """Whether an artifact of which only this is known may be admitted; else it is noted."""
+        return self.door.is_worth_decoding(kind, height, sender)
+
+    def held_bytes(self, peer: NodeId) -> int:
+        """Return how many bytes of what a peer sent wait for a verdict; see `quota`."""
+        return self.quotas.held_bytes(peer)
 
     def executed(self, height: int) -> None:
         """The batch of a height was executed (the state view knows it)."""
@@ -246,14 +167,43 @@ class Driver:
             for _ in range(STEPS_MAX):
                 if not self._turn(readers, now_ns, effects):
                     break
-            else:
-                raise AssertionError("the components of consensus never come to rest")
-            if self._exhaustive:
+            if self._exhaustive and not self._stale:
                 self._assert_at_rest(readers)
             self._wake_ns = min(self._deadlines)
         self._deliver_certifications(effects)
         self._deliver_batch(readers[0], effects)
+        self._blame(effects)
+        self._ask(readers[0], now_ns, effects)
         return effects
+
+    def _blame(self, effects: list[Effect]) -> None:
+        """Tell what was wrong at the door already."""
+        effects.extend(Misbehaved(*fault) for fault in self.door.take_faults())
+
+    def _ask(self, reader: Reader, now_ns: int, effects: list[Effect]) -> None:
+        """Ask again for what was refused and can matter now, and for everything when we stand."""
+        chain, asking = self.chain, self.asking
+        certified = self.context.state.certified_height
+        progress = (chain.notarized_height, chain.finalized_height, certified, chain.cup.height)
+        if asking.stands(progress, now_ns):
+            self._want_everything(reader)
+        effects += asking.due(self.peers, self.door.bounds, now_ns)
+
+    def _want_everything(self, reader: Reader) -> None:
+        chain, asking, peers = self.chain, self.asking, sorted(self.peers())
+        asking.want_group(peers, PACKAGES, chain.cup.height + 1, ANY_HEIGHT)
+        if reader.status is Status.HALTED:
+            return
+        finalized = chain.finalized_height
+        certified = self.context.state.certified_height
+        asking.want_group(peers, ROUNDS, finalized + 1, chain.notarized_height + 2)
+        asking.want_group(peers, CERTIFICATIONS, certified + 1, finalized)
+
+    def peers(self) -> frozenset[NodeId]:
+        """Return the other members by the newest registry, and who has a part in this interval."""
+        registry = self.context.registry
+        members = registry.subnet(registry.latest_version).members
+        return self.chain.cup.holders.union(members) - {self.context.node}
 
     def _readers(self, now_ns: int, wall_ns: int) -> tuple[Reader, Reader]:
         """Return a reader of the pool, and one of the certifications' pool."""
@@ -347,20 +297,33 @@ class Driver:
         low = [a.height for a in changes.removed if isinstance(a, BlockProposal)]
         if low:
             self.chain.purge_below(max(low) + 1)
+        for notarization, senders in changes.proven:
+            self._want_block(notarization, senders)
         self._emit(changes, effects)
+
+    def _want_block(self, notarization: Notarization, senders: Iterable[NodeId]) -> None:
+        """Ask who sent a good notarization for its block, unless it waits here."""
+        height = notarization.height
+        waiting = self.pool.unvalidated.at(BlockProposal, height)
+        if any(formats.block_hash(p.block) == notarization.block for p in waiting):
+            return
+        for sender in senders:
+            self.asking.want(sender, (BlockProposal,), height, height)
 
     def _emit(self, changes: Changes, effects: list[Effect]) -> None:
         if changes.added:
             effects.append(Persist(changes.added))
             effects.extend(Send(a) for a in changes.added if self.is_gossiped(a))
-        effects.extend(Misbehaved(a, reason) for a, reason in changes.invalid)
+        effects.extend(Misbehaved(*fault) for fault in changes.invalid)
 
     def _adopt(self, package: CatchUpPackage, effects: list[Effect]) -> None:
         jumped = package.height > self.chain.notarized_height
         self.chain.set_cup(package)
         effects.append(AdoptCup(package))
-        if jumped:
-            effects.append(Refresh())
+        if jumped:  # earlier artifacts were beyond the bounds
+            for group in (ROUNDS, CERTIFICATIONS):
+                first, last = package.height + 1, package.height + LOOKAHEAD
+                self.asking.want_group(sorted(self.peers()), group, first, last)
 
     def is_gossiped(self, artifact: Artifact) -> bool:
         """Full artifacts are passed on by everyone, shares by their signer."""
@@ -373,6 +336,30 @@ class Driver:
         cups = list(self.pool.validated.of_kind(Cup))
         both = [*cups, *rest, *self.certifications.validated]
         return [a for a in both if self.is_gossiped(a)]
+
+    def answer(self, kinds: Sequence[int], first: int, last: int) -> list[Artifact]:
+        """Return what a peer that asks is sent: of these kinds and heights, lowest first.
+
+        Blocks come after all else, as far as `ANSWER_BYTES_MAX` goes: who lacks more asks again.
+        """
+        wanted = [KINDS[k] for k in sorted(set(kinds)) if 0 <= k < len(KINDS)]
+        found = [
+            a
+            for kind in wanted
+            for section in (self.pool.validated, self.certifications.validated)
+            for height in section.heights(kind)
+            if first <= height <= last
+            for a in section.at(kind, height)
+            if self.is_gossiped(a)
+        ]
+        found.sort(key=lambda a: (isinstance(a, BlockProposal), a.height))
+        out, size_bytes = [], 0
+        for artifact in found:
+            if size_bytes >= ANSWER_BYTES_MAX:
+                break
+            size_bytes += len(formats.encode(artifact))
+            out.append(artifact)
+        return out
 
     def own_share_height(self) -> int:
         """Return the highest height for which this node's certification share is in the pool."""
@@ -417,12 +404,25 @@ class Driver:
 
     def wake_ns(self, now_ns: int) -> int:
         """Return when the passing of time alone may next make a difference."""
-        return min(self._wake_ns, now_ns + IDLE_NS)
-
-
-def _is_certification(artifact: Artifact) -> bool:
-    return isinstance(artifact, Certification | CertificationShare)
+        if self._stale or self.door.faults:
+            return now_ns
+        return min(self._wake_ns, self.asking.wake_ns, now_ns + IDLE_NS)
 
 
 def _lowest_bit(bits: int) -> int:
     return (bits & -bits).bit_length() - 1
+
+
+__all__ = [
+    "AdoptCup",
+    "Ask",
+    "DeliverCertification",
+    "Diverged",
+    "Driver",
+    "Effect",
+    "Execute",
+    "FetchState",
+    "Misbehaved",
+    "Persist",
+    "Send",
+]

@@ -29,6 +29,7 @@ from replica.protocol.attestation import HEIGHT_MARGIN
 from replica.protocol.crypto.dkg import KeyGeneration, KeyRequest
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.crypto.scheme import Scheme, Transcript
+from replica.protocol.errors import Unavailable
 from replica.protocol.hashing import domain, sha256
 from replica.protocol.ids import Height, NodeId, SubnetId
 
@@ -176,6 +177,19 @@ class Reader:
     def settings_at(self, height: int) -> SubnetView:
         """Return the subnet as of the registry version that is active at a height."""
         return self.context.registry.subnet(self.chain.interval_at(height).registry_version)
+
+    @property
+    def known_until(self) -> Height:
+        """The last height whose members and keys a final summary tells."""
+        return self.chain.summary_at(self.chain.finalized_height).known_until
+
+    def knows(self, height: int) -> bool:
+        """Whether members and keys of a height are known here."""
+        try:
+            self.settings_at(height)
+        except Unavailable:
+            return False
+        return True
 
     def low(self, height: int) -> Transcript:
         return self.chain.interval_at(height).low

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from replica.consensus import dkg
+from replica.consensus.door import is_by_its_maker
 from replica.consensus.pool import (
     AddValidated,
     HandleInvalid,
     MoveToValidated,
     Mutation,
+    Prove,
     RemoveUnvalidated,
 )
 from replica.consensus.reader import (
@@ -56,7 +58,8 @@ def _waiting(reader: Reader, kind: type[Any], heights: Callable[[Reader], range]
     if not found:
         return []
     wanted = heights(reader)
-    return [a for h in found if h in wanted for a in unvalidated.at(kind, h)]
+    known = [h for h in found if h in wanted and reader.knows(h)]
+    return [a for h in known for a in unvalidated.at(kind, h)]
 
 
 # --- beacons and tapes ------------------------------------------------------------------------
@@ -68,29 +71,33 @@ def beacons(reader: Reader) -> Verdicts:
     if not reader.pool.unvalidated.has(Beacon, height):
         return []
     parent = artifacts.beacon_hash(chain.beacons[chain.beacon_height])
-    transcript = reader.low(height)
+    key = reader.low(height).public_key
     message = artifacts.beacon_message(reader.subnet, chain.cup.epoch, height, parent)
+    out: Verdicts = []
+    is_here = False
     for beacon in reader.pool.unvalidated.at(Beacon, height):
-        if beacon.parent != parent:
-            return [_invalid(beacon, "it does not follow our beacon")]
-        if not reader.context.scheme.verify_threshold(
-            transcript.public_key, message, beacon.signature
-        ):
-            return [_invalid(beacon, "wrong signature")]
-        return [MoveToValidated(beacon)]
-    return []
+        if is_here or beacon.parent != parent:  # it may follow what we don't know
+            out.append(RemoveUnvalidated(beacon))
+        elif reader.context.scheme.verify_threshold(key, message, beacon.signature):
+            out.append(MoveToValidated(beacon))
+            is_here = True
+        else:
+            out.append(_invalid(beacon, "wrong signature"))
+    return out
 
 
 def tapes(reader: Reader) -> Verdicts:
     chain = reader.chain
     out: Verdicts = []
+    here: set[int] = set()
     for tape in _waiting(reader, Tape, lambda r: r.tape_heights):
         message = artifacts.tape_message(reader.subnet, chain.cup.epoch, tape.height)
         key = reader.low(tape.height).public_key
-        if tape.height in chain.tapes:
+        if tape.height in chain.tapes or tape.height in here:
             out.append(RemoveUnvalidated(tape))
         elif reader.context.scheme.verify_threshold(key, message, tape.signature):
             out.append(MoveToValidated(tape))
+            here.add(tape.height)
         else:
             out.append(_invalid(tape, "wrong signature"))
     return out
@@ -128,21 +135,30 @@ def _finalization_message(reader: Reader, artifact: Any) -> bytes:
 def _above_finalized(reader: Reader) -> range:
     chain = reader.chain
     top = min(chain.notarized_height, chain.cup.summary.next_start + GAP_MAX)
-    last = chain.summary_at(chain.finalized_height).known_until
-    return range(chain.finalized_height + 1, min(top + 1, last) + 1)
+    return range(chain.finalized_height + 1, min(top + 1, reader.known_until) + 1)
 
 
 def notarizations(reader: Reader) -> Verdicts:
-    chain = reader.chain
+    """Judge them also before their blocks are here: those are let in then, whatever else waits."""
+    chain, pool = reader.chain, reader.pool
     out: Verdicts = []
+    proven: set[bytes] = set()
     for artifact in _waiting(reader, Notarization, _above_finalized):
-        if chain.is_notarized(artifact.height, artifact.block):
+        height, block = artifact.height, artifact.block
+        is_proven = block in proven or pool.is_proven(height, block)
+        if chain.is_notarized(height, block):
             out.append(RemoveUnvalidated(artifact))
-        elif artifact.block in chain.blocks:
+        elif block in chain.blocks or not is_proven:
             fault = _multi_signature_fault(
                 reader, artifact, _notarization_message(reader, artifact)
             )
-            out.append(_invalid(artifact, fault) if fault else MoveToValidated(artifact))
+            if fault:
+                out.append(_invalid(artifact, fault))
+            elif block in chain.blocks:
+                out.append(MoveToValidated(artifact))
+            else:
+                proven.add(block)
+                out.append(Prove(artifact))
     return out
 
 
@@ -184,10 +200,8 @@ def _block(reader: Reader, proposal: BlockProposal) -> Mutation | None:
     if ranks is None or block.parent not in chain.blocks:
         return None
     if not 0 <= block.rank < len(ranks) or ranks[block.rank] != proposal.maker:
-        return _invalid(proposal, "the maker does not have this rank")
-    keys = reader.settings_at(block.height).keys
-    message = artifacts.block_message(reader.subnet, block.epoch, block.run, block.height, hash_)
-    if not verify_ed25519(keys[proposal.maker].signing, message, proposal.signature):
+        return RemoveUnvalidated(proposal)
+    if not is_by_its_maker(reader, proposal):  # found at the door already, as a rule
         return _invalid(proposal, "wrong signature")
     if not chain.is_notarized(block.height - 1, block.parent):
         return None
@@ -209,12 +223,7 @@ def _integrity_fault(reader: Reader, proposal: BlockProposal) -> str | None:
 
 def _has_notarization(reader: Reader, proposal: BlockProposal, hash_: bytes) -> bool:
     """Fast path: n - f members signed for it, so its payload need not be judged again."""
-    for artifact in reader.pool.unvalidated.at(Notarization, proposal.height):
-        if artifact.block == hash_ and not _multi_signature_fault(
-            reader, artifact, _notarization_message(reader, artifact)
-        ):
-            return True
-    return False
+    return reader.pool.is_proven(proposal.height, hash_)
 
 
 def _new_block(reader: Reader, proposal: BlockProposal, hash_: bytes) -> Mutation | None:
@@ -242,7 +251,8 @@ def _new_block(reader: Reader, proposal: BlockProposal, hash_: bytes) -> Mutatio
         return None
     if fault is None:
         return MoveToValidated(proposal)
-    return _invalid(proposal, fault) if fault else None
+    # What follows from registry, clock and state is not its sender's fault: those may be ours.
+    return RemoveUnvalidated(proposal) if fault else None
 
 
 def _content_fault(reader: Reader, proposal: BlockProposal) -> str | None:
@@ -350,24 +360,15 @@ def equivocation_proofs(reader: Reader) -> Verdicts:
 
 
 def cups(reader: Reader) -> Verdicts:
-    chain = reader.chain
-    heights = reader.pool.unvalidated.heights(Cup)
-    for height in reversed(heights):
-        for artifact in reader.pool.unvalidated.at(Cup, height):
-            if height <= chain.cup.height:
-                return [RemoveUnvalidated(artifact)]
-            try:
-                package = cup.decode(artifact.package)
-                if (package.height, package.epoch) != (height, artifact.epoch):
-                    return [_invalid(artifact, "it is not the CUP that it says it is")]
-                if package.subnet != reader.subnet:
-                    return [_invalid(artifact, "a CUP of another subnet")]
-                package.verify(chain.cup.summary.high.public_key, reader.context.scheme)
-            except Rejected as error:
-                return [_invalid(artifact, str(error))]
-            if not _held_back(reader, artifact, package):
-                return [MoveToValidated(artifact)]
-    return []
+    """The door has looked at the signature; one package waits, the highest."""
+    chain, waiting = reader.chain, reader.pool.unvalidated
+    out: Verdicts = []
+    for artifact in list(waiting.of_kind(Cup)):
+        if artifact.height <= chain.cup.height:
+            out.append(RemoveUnvalidated(artifact))
+        elif not _held_back(reader, artifact, cup.decode(artifact.package)):
+            out.append(MoveToValidated(artifact))
+    return out
 
 
 def _held_back(reader: Reader, artifact: Cup, package: cup.CatchUpPackage) -> bool:

@@ -2,8 +2,11 @@
 
 Every node dials every peer and pushes over the connection it dialled: first all it currently
 offers, then what is new. A peer that reconnects is offered everything again, so nothing is lost
-for good; what a peer sent us is not sent back to it. Queues are bounded: a peer that falls too
-far behind is disconnected and starts over.
+for good; what a peer sent us is not sent back to it. What it asks for it is sent again. Queues
+are bounded: a peer that falls too far behind is disconnected and starts over.
+
+Reading is bounded for each peer: by its `standing`, and in what is taken in one turn of the event
+loop. A pause leaves bytes in the socket, and so slows the sender.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import asyncio
 import contextlib
 import ssl
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,11 +24,11 @@ from hashlib import sha256
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from replica.p2p import gossip, wire
+from replica.p2p import gossip, standing, wire
 from replica.p2p.gossip import Evidence
 from replica.protocol import artifacts, canonical
 from replica.protocol.artifacts import Artifact
-from replica.protocol.errors import ReprisError
+from replica.protocol.errors import LimitExceeded, Malformed, ReprisError
 from replica.protocol.ids import NodeId
 from replica.runtime.settings import Secrets
 
@@ -38,6 +42,10 @@ ENCODED_MAX = 512
 REDIAL_S_MIN, REDIAL_S_MAX = 0.1, 2.0
 RPC_TIMEOUT_S = 10.0
 OUTSTANDING_MAX = 16
+INCOMING_MAX = 2
+"""Connections of one peer that are read from: its last one may not be known to be gone."""
+TURN_FRAMES_MAX, TURN_BYTES_MAX = 32, 256 << 10
+"""So much of one peer is taken in before others have their turn."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +60,17 @@ class Peer:
 class Handlers:
     """What the transport calls; all run on the event loop."""
 
-    artifact: Callable[[NodeId, Artifact], None]
-    is_late: Callable[[type, int], bool]
-    """(kind, height): whether an artifact need not even be decoded."""
-    ingress: Callable[[bytes], None]
+    artifact: Callable[[NodeId, Artifact], bool]
+    """Whether it led to something."""
+    is_worth_decoding: Callable[[type, int, NodeId], bool]
+    """(kind, height, peer): else an artifact is dropped as it came."""
+    ingress: Callable[[NodeId, bytes], bool]
+    """Whether it led to something."""
     advert: Callable[[NodeId, wire.Advert], None]
     offered: Callable[[], list[Artifact]]
+    answer: Callable[[wire.Ask], list[Artifact]]
     serve_state: Callable[[wire.StateRequest], bytes | None]
-    invalid: Callable[[NodeId, str], None]
+    log: Callable[[str], None]
 
 
 @dataclass
@@ -75,6 +86,8 @@ class _Link:
     drop: asyncio.Event = field(default_factory=asyncio.Event)
     evidence: Evidence = field(default_factory=Evidence)
     """What the peer has shown to hold, since it connected."""
+    incoming: list[asyncio.StreamWriter] = field(default_factory=list)
+    """What the peer dialled, oldest first."""
 
 
 class Transport:
@@ -89,6 +102,7 @@ class Transport:
         self._dialling: dict[NodeId, asyncio.Task[None]] = {}
         self._update_links(peers)
         self._encoded: OrderedDict[Artifact, tuple[bytes, bytes]] = OrderedDict()
+        self._ledger = standing.Ledger()
 
     # -- life
 
@@ -175,12 +189,30 @@ class Transport:
             if link.connected:
                 self._push(link, wire.record_frame(wire.ADVERT, advert))
 
-    def refresh(self) -> None:
-        """Ask all peers to offer everything again."""
-        for link in self._links.values():
-            link.known.clear()
-            if link.connected:
-                self._push(link, wire.frame(wire.REFRESH, b""))
+    def ask(self, node: NodeId, question: wire.Ask) -> None:
+        link = self._links.get(node)
+        if link is not None and link.connected:
+            self._push(link, wire.record_frame(wire.ASK, question))
+
+    def blame(self, node: NodeId, subject: str, reason: str, size_bytes: int) -> None:
+        """Hold something wrong against a peer. `subject`: of a fixed set, for the log."""
+        now_s, link = time.monotonic(), self._links.get(node)
+        text = f"{node.short} sent something invalid: {subject}: {reason}"
+        self._log(node, subject, text, now_s)
+        if self._ledger.of(node).fault(size_bytes, now_s) and link is not None:
+            self._log(node, "disconnected", f"{node.short} is disconnected and refused", now_s)
+            for writer in link.incoming:
+                writer.close()
+
+    def standings(self) -> dict[NodeId, dict[str, float | int]]:
+        """Return how each peer behaved, for the status."""
+        now_s = time.monotonic()
+        return {n: self._ledger.of(n).plain(now_s) for n in self._links}
+
+    def _log(self, node: NodeId, subject: str, text: str, now_s: float) -> None:
+        line = self._ledger.line(node, subject, text, now_s)
+        if line is not None:
+            self.handlers.log(line)
 
     async def request_state(
         self, node: NodeId, height: int, root: bytes, kind: str, index: int
@@ -287,13 +319,18 @@ class Transport:
                 await writer.drain()
 
     async def _read_responses(self, link: _Link, reader: asyncio.StreamReader) -> None:
+        node = link.peer.node
         while True:
             kind, body = await wire.read_frame(reader)
-            if kind == wire.RESPONSE:
-                response = canonical.decode(wire.StateResponse, body)
-                future = link.pending.get(response.number)
-                if future is not None and not future.done():
-                    future.set_result(response.data)
+            if kind != wire.RESPONSE:
+                raise Malformed("a peer that was dialled only answers")
+            response = canonical.decode(wire.StateResponse, body)
+            future = link.pending.get(response.number)
+            if future is not None and not future.done():
+                future.set_result(response.data)
+            else:
+                now_s = time.monotonic()
+                await asyncio.sleep(self._ledger.of(node).nothing(len(body), now_s))
 
     # -- being dialled
 
@@ -304,43 +341,85 @@ class Transport:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         node = self._node_of(writer)
-        if node is None or node not in self._links:
+        link = self._links.get(node) if node is not None else None
+        if node is None or link is None or self._ledger.of(node).is_barred(time.monotonic()):
             writer.close()
             return
-        link = self._links[node]
+        link.incoming.append(writer)
+        if len(link.incoming) > INCOMING_MAX:
+            link.incoming[0].close()
         try:
-            while True:
-                kind, body = await wire.read_frame(reader)
-                self._handle(link, kind, body, writer)
-                if kind == wire.REQUEST:
-                    await writer.drain()
+            await self._read_frames(link, reader, writer)
         except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
             pass  # the peer went away; it will dial again
         except ReprisError as error:
-            self.handlers.invalid(node, str(error))
+            self.blame(node, "frame", str(error), 0)
         finally:
+            link.incoming.remove(writer)
             with contextlib.suppress(OSError):
                 writer.close()
 
-    def _handle(self, link: _Link, kind: int, body: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _read_frames(
+        self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Take in what a peer sends, no faster than its standing allows."""
+        frames = size_bytes = 0
+        while True:
+            kind, body = await wire.read_frame(reader)
+            if writer.is_closing():
+                return  # what is left in the buffer of a peer that was disconnected
+            now_s = time.monotonic()
+            peer = self._ledger.of(link.peer.node)
+            pause_s = peer.frame(kind, now_s)
+            if kind == wire.ASK and pause_s:
+                is_useful = False  # once a second is answered
+            else:
+                is_useful = self._handle(link, kind, body, writer)
+            if not is_useful:
+                pause_s = max(pause_s, peer.nothing(len(body), now_s))
+            if kind == wire.REQUEST:
+                await writer.drain()
+            frames, size_bytes = frames + 1, size_bytes + len(body)
+            if pause_s or frames >= TURN_FRAMES_MAX or size_bytes >= TURN_BYTES_MAX:
+                frames = size_bytes = 0
+                await asyncio.sleep(pause_s)
+
+    def _handle(self, link: _Link, kind: int, body: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Return whether a frame led to something. Raises: Malformed."""
+        node = link.peer.node
         if kind == wire.ARTIFACT:
-            self._remember(link, sha256(body).digest())
-            peeked = artifacts.peek(body)
-            if peeked is None or not self.handlers.is_late(*peeked):
-                artifact = artifacts.decode(body)
-                link.evidence.note(artifact)
-                self.handlers.artifact(link.peer.node, artifact)
-        elif kind == wire.INGRESS:
-            self.handlers.ingress(body)
-        elif kind == wire.ADVERT:
-            self.handlers.advert(link.peer.node, canonical.decode(wire.Advert, body))
-        elif kind == wire.REFRESH:
-            link.evidence = Evidence()
-            for artifact in self.handlers.offered():
-                id_, raw = self._encode(artifact)
-                self._remember(link, id_)
-                self._push(link, raw)
+            return self._take_artifact(link, body)
+        if kind == wire.INGRESS:
+            return self.handlers.ingress(node, body)
+        if len(body) > wire.REQUEST_BYTES_MAX:
+            raise LimitExceeded(f"a frame of kind {kind} with {len(body)} bytes")
+        if kind == wire.ADVERT:
+            advert = canonical.decode(wire.Advert, body)
+            if len(advert.states) > wire.ADVERTS_MAX:
+                raise LimitExceeded(f"an advert of {len(advert.states)} checkpoints")
+            self.handlers.advert(node, advert)
+        elif kind == wire.ASK:
+            self._answer(link, canonical.decode(wire.Ask, body))
         elif kind == wire.REQUEST:
             request = canonical.decode(wire.StateRequest, body)
             response = wire.StateResponse(request.number, self.handlers.serve_state(request))
             writer.write(wire.record_frame(wire.RESPONSE, response))
+        else:
+            raise Malformed("an answer to nothing")
+        return True
+
+    def _take_artifact(self, link: _Link, body: bytes) -> bool:
+        node = link.peer.node
+        self._remember(link, sha256(body).digest())
+        peeked = artifacts.peek(body)
+        if peeked is not None and not self.handlers.is_worth_decoding(*peeked, node):
+            return False
+        artifact = artifacts.decode(body)
+        link.evidence.note(artifact)
+        return self.handlers.artifact(node, artifact)
+
+    def _answer(self, link: _Link, question: wire.Ask) -> None:
+        for artifact in self.handlers.answer(question) if link.connected else ():
+            id_, raw = self._encode(artifact)
+            self._remember(link, id_)
+            self._push(link, raw)

@@ -10,14 +10,27 @@ from replica.protocol.errors import LimitExceeded, Malformed
 
 FRAME_BYTES_MAX = 8 << 20
 
-ARTIFACT, INGRESS, ADVERT, REFRESH, REQUEST, RESPONSE = range(1, 7)
+ARTIFACT, INGRESS, ADVERT, ASK, REQUEST, RESPONSE = range(1, 7)
+
+ADVERTS_MAX = 16
+REQUEST_BYTES_MAX = 4096
+"""Adverts, questions and requests are small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advert:
-    """Checkpoints this peer can serve: (height, root)."""
+    """Checkpoints this peer can serve: (height, root), `ADVERTS_MAX` at most."""
 
     states: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask for what a peer holds of these kinds (indices into `artifacts.KINDS`) and heights."""
+
+    kinds: tuple[int, ...]
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True)

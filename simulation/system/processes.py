@@ -412,12 +412,23 @@ class ReplicaProcess(Process):
 
     def send_ingress(self, raw: bytes) -> None:
         for peer in self.linked():
-            self.system.after_delay(self, peer, lambda r, raw=raw: r._on_ingress(raw))
+            self.system.after_delay(self, peer, lambda r, raw=raw: r._on_ingress(self.it.node, raw))
 
-    def refresh(self) -> None:
-        self.system.network.forget(self.machine)
-        for peer in self.linked():
-            self.system.offer(peer, self)
+    def ask(self, node: NodeId, question: wire.Ask) -> None:
+        peer = next((p for p in self.linked() if p.it.node == node), None)
+        if peer is not None:
+            self.system.after_delay(self, peer, lambda _: self._answered(peer, question))
+
+    def _answered(self, peer: ReplicaProcess, question: wire.Ask) -> None:
+        assert peer.real is not None
+        for artifact in peer.real.handlers().answer(question):
+            self.system.network.answer(peer.machine, self.machine, artifact)
+
+    def blame(self, node: NodeId, subject: str, reason: str, size_bytes: int) -> None:
+        self.system.counts["invalid artifacts"] += 1
+
+    def standings(self) -> dict[NodeId, dict[str, float | int]]:
+        return {}
 
     def update(self, peers: list[Peer]) -> None:
         before = self.peers

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replica.consensus import driver as d
-from replica.consensus.pool import PER_HEIGHT_MAX
+from replica.consensus import quota
 from replica.protocol import artifacts
 from replica.protocol.artifacts import (
     KINDS,
@@ -40,6 +40,8 @@ STRANGER = NodeId(Principal(b"a stranger"))
 TIP, CUP_AT = 1, 16
 PACKAGES = (Cup, CupShare)
 DKG = (DkgDealing, DkgComplaint)
+PLACES_MAX = 4
+"""Of one peer, kind and height, with four members."""
 
 
 @pytest.fixture(scope="module")
@@ -215,8 +217,7 @@ def test_a_flood_of_one_kind_and_height_is_bounded(
     driver = at_tip(world, everything, kind)
     sample: Any = samples[kind][-1]
     height = Height(driver.chain.notarized_height + 2)
-    admitted = 0
-    for i in range(PER_HEIGHT_MAX * 3):
+    for i in range(PLACES_MAX * 8):
         noise = sha256(i.to_bytes(4, "big")).digest()
         if isinstance(sample, BlockProposal):
             block = replace(sample.block, height=height, parent=noise)
@@ -224,8 +225,10 @@ def test_a_flood_of_one_kind_and_height_is_bounded(
         else:
             name = next(f.name for f in reversed(fields(sample)) if f.type == "bytes")
             made = replace(sample, height=height, **{name: noise})
-        admitted += driver.receive(made, sender_of(world, made), world.now)
-    assert admitted <= PER_HEIGHT_MAX
+        driver.receive(made, sender_of(world, made), world.now)
+        assert driver.held_bytes(sender_of(world, made)) <= quota.PEER_BYTES_MAX
+    sections = (driver.pool.unvalidated, driver.certifications.unvalidated)
+    assert sum(s.count_at(kind, height) for s in sections) <= PLACES_MAX
 
 
 @given(raw=st.binary(max_size=400))
