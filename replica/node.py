@@ -309,6 +309,7 @@ class Replica:
             answer=lambda ask: self.driver.answer(ask.kinds, ask.first, ask.last),
             serve_state=self._serve_state,
             log=self.log,
+            tag=self.driver.tag,
         )
 
     def step(self) -> Iterator[consensus.Effect]:

@@ -29,19 +29,27 @@ Deliver = Callable[[int, int, Artifact], None]
 """(source, target, artifact)"""
 IsLate = Callable[[int, type, int], bool]
 """(target, kind, height)"""
+TagOf = Callable[[int], bytes]
+"""The tag of the run that a node is in (see `artifacts.run_tag`); empty: it is down."""
 
 
 class Network:
     def __init__(
-        self, scheduler: Scheduler, plan: Plan, size: int, deliver: Deliver, is_late: IsLate
+        self,
+        scheduler: Scheduler,
+        plan: Plan,
+        size: int,
+        deliver: Deliver,
+        is_late: IsLate,
+        tag_of: TagOf,
     ) -> None:
         self.scheduler, self.plan, self.size = scheduler, plan, size
-        self.deliver, self.is_late = deliver, is_late
+        self.deliver, self.is_late, self.tag_of = deliver, is_late, tag_of
         self.cut: frozenset[int] = frozenset()
         """One side of a partition; empty: none."""
         self.deaf: frozenset[int] = frozenset()
         self.clogged: frozenset[int] = frozenset()
-        self._held: list[tuple[int, int, bytes]] = []
+        self._held: list[tuple[int, int, bytes, bytes]] = []
         self._known: dict[tuple[int, int], set[bytes]] = {}
         self._evidence: dict[tuple[int, int], Evidence] = {}
         """What (node, peer): the node knows its peer to hold."""
@@ -64,8 +72,8 @@ class Network:
     def heal(self) -> None:
         self.cut = self.deaf = self.clogged = frozenset()
         held, self._held = self._held, []
-        for source, target, raw in held:
-            self._transmit(source, target, raw)
+        for source, target, raw, tag in held:
+            self._transmit(source, target, raw, tag)
 
     def reconnected(self, node: int) -> None:
         """A process started anew: nobody knows what it has, and it not what others have."""
@@ -117,7 +125,7 @@ class Network:
         if self.is_late(target, type(artifact), artifact.height):
             self._known_to(target, source).add(raw)
         else:
-            self._transmit(source, target, raw)
+            self._transmit(source, target, raw, self.tag_of(source))
 
     def _known_to(self, node: int, peer: int) -> set[bytes]:
         """Return what a node need not send to a peer: it did before, or had it from there."""
@@ -128,7 +136,7 @@ class Network:
             found.clear()
         return found
 
-    def _transmit(self, source: int, target: int, raw: bytes) -> None:
+    def _transmit(self, source: int, target: int, raw: bytes, tag: bytes) -> None:
         plan, scheduler = self.plan, self.scheduler
         dice = self._dice(source, target, raw)
         delay = plan.delay_ms_min * MS + int.from_bytes(dice[:6], "big") * self._span_ns // 2**48
@@ -145,12 +153,12 @@ class Network:
             scheduler.counts["garbled"] += 1
             where = int.from_bytes(dice[20:22], "big") % len(raw)
             garbled = raw[:where] + bytes([raw[where] ^ (1 + dice[22] % 255)]) + raw[where + 1 :]
-            scheduler.at(scheduler.now + delay, self._arrive, source, target, garbled)
+            scheduler.at(scheduler.now + delay, self._arrive, source, target, garbled, tag)
             delay += RETRY_NS  # the connection breaks, and everything is sent again
         elif plan.duplicates and int.from_bytes(dice[20:22], "big") < plan.duplicates * 65536:
             scheduler.counts["duplicates"] += 1
-            scheduler.at(scheduler.now + 2 * delay, self._arrive, source, target, raw)
-        scheduler.at(scheduler.now + delay, self._arrive, source, target, raw)
+            scheduler.at(scheduler.now + 2 * delay, self._arrive, source, target, raw, tag)
+        scheduler.at(scheduler.now + delay, self._arrive, source, target, raw, tag)
 
     def _dice(self, source: int, target: int, raw: bytes) -> bytes:
         """Draw 24 bytes for these bytes on this link."""
@@ -163,9 +171,9 @@ class Network:
         drawn.update(raw)
         return drawn.digest()
 
-    def _arrive(self, source: int, target: int, raw: bytes) -> None:
+    def _arrive(self, source: int, target: int, raw: bytes, tag: bytes) -> None:
         if not self.reachable(source, target):
-            self._held.append((source, target, raw))
+            self._held.append((source, target, raw, tag))
             return
         self._known_to(target, source).add(raw)
         artifact = self._decoded.get(raw)
@@ -178,7 +186,11 @@ class Network:
             if len(self._decoded) >= DECODED_MAX:
                 self._decoded.clear()
             self._decoded[raw] = artifact
-        if self.is_late(target, type(artifact), artifact.height):
+        kind = type(artifact)
+        if self.is_late(target, kind, artifact.height):
+            return
+        if tag != self.tag_of(target) and not artifacts.is_of_any_run(kind):
+            self.scheduler.counts["of another run"] += 1
             return
         shown = self._evidence.get((target, source))
         if shown is None:

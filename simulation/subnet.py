@@ -85,7 +85,9 @@ class World(Scheduler):
             self.nodes.append(
                 Node(twin, self.nodes[index].keys, self._new_state(twin), self.genesis.package)
             )
-        self.network = Network(self, plan, len(self.nodes), self._arrive, self._is_late)
+        self.network = Network(
+            self, plan, len(self.nodes), self._arrive, self._is_late, self._tag_of
+        )
         self.equivocator = Equivocator(self)
         self.bad_dealer = BadDealer(self)
         self.forger = Forger(self)
@@ -454,6 +456,10 @@ class World(Scheduler):
                 break
         node.driver.synced()
         self.wake(node, self.now)
+
+    def _tag_of(self, index: int) -> bytes:
+        driver = self.nodes[index].driver
+        return b"" if driver is None else driver.tag
 
     def _is_late(self, target: int, kind: type, height: int) -> bool:
         driver = self.nodes[target].driver

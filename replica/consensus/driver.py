@@ -86,6 +86,8 @@ class Driver:
             Reader(context, self.certifications, self.chain, *start),
         )
         self.door = Door(self._both_readers[0], self.certifications, self.quotas, self.asking)
+        self.tag = formats.run_tag(package.epoch, self.run)
+        """What tells this replica's artifacts from those of another run."""
         self._executing: int | None = None
         self._fetching: int | None = None
         self._delivered = 0

@@ -71,6 +71,8 @@ class Handlers:
     answer: Callable[[wire.Ask], list[Artifact]]
     serve_state: Callable[[wire.StateRequest], bytes | None]
     log: Callable[[str], None]
+    tag: bytes = bytes(artifacts.RUN_TAG_BYTES)
+    """Of the run that the replica is in: see `artifacts.run_tag`."""
 
 
 @dataclass
@@ -240,7 +242,7 @@ class Transport:
             body = artifacts.encode(artifact)
             found = self._encoded[artifact] = (
                 sha256(body).digest(),
-                wire.frame(wire.ARTIFACT, body),
+                wire.frame(wire.ARTIFACT, self.handlers.tag + body),
             )
             if len(self._encoded) > ENCODED_MAX:
                 self._encoded.popitem(last=False)
@@ -409,9 +411,12 @@ class Transport:
         return True
 
     def _take_artifact(self, link: _Link, body: bytes) -> bool:
-        node = link.peer.node
-        self._remember(link, sha256(body).digest())
+        node, tag = link.peer.node, self.handlers.tag
+        is_of_this_run, body = body.startswith(tag), body[len(tag) :]
         peeked = artifacts.peek(body)
+        if not is_of_this_run and (peeked is None or not artifacts.is_of_any_run(peeked[0])):
+            return False  # not judged: its signatures say nothing here
+        self._remember(link, sha256(body).digest())
         if peeked is not None and not self.handlers.is_worth_decoding(*peeked, node):
             return False
         artifact = artifacts.decode(body)

@@ -1,4 +1,7 @@
-"""Frames between replicas: one byte of kind, canonical records, bounded lengths."""
+"""Frames between replicas: one byte of kind, canonical records, bounded lengths.
+
+An artifact has the tag of its run before it (`artifacts.run_tag`).
+"""
 
 from __future__ import annotations
 

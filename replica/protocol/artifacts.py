@@ -182,6 +182,22 @@ class Block:
         return Run(self.version, self.run_start)
 
 
+RUN_TAG_BYTES = 8
+
+
+def run_tag(epoch: Epoch, run: Run) -> bytes:
+    """Return what peers put before what they send: of which run it is.
+
+    It is no proof, and need not be one: who lies about it is judged by what is said of that run.
+    """
+    return domain_hash("reprise-run", canonical.encode(run), cbor.dumps(epoch))[:RUN_TAG_BYTES]
+
+
+def is_of_any_run(kind: type) -> bool:
+    """Whether artifacts of a kind count in every run of an epoch: packages, which end them."""
+    return kind is Cup
+
+
 def block_hash(block: Block) -> bytes:
     return canonical.once(
         block, "_hash", lambda: domain_hash("block_domain", canonical.encode(block))

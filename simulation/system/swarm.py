@@ -138,6 +138,11 @@ class System(Scheduler):
             assert process.real is not None
             process.real._on_artifact(self.machines[source].node, artifact)
 
+    def tag_of(self, machine: int) -> bytes:
+        process = self.machines[machine].replica
+        up = process is not None and process.is_up()
+        return process.real.driver.tag if up else b""  # type: ignore[union-attr]
+
     def is_late(self, target: int, kind: type, height: int) -> bool:
         process = self.machines[target].replica
         if process is None or process.real is None:
@@ -252,7 +257,9 @@ class _SwarmNetwork(Network):
     """Replicas send to their peers by the registry, not to everybody."""
 
     def __init__(self, system: System) -> None:
-        super().__init__(system, system.plan, MACHINES_MAX, system.arrive, system.is_late)
+        super().__init__(
+            system, system.plan, MACHINES_MAX, system.arrive, system.is_late, system.tag_of
+        )
         self._system = system
 
     def targets(self, source: int) -> Iterable[int]:
