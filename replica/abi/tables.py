@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from replica.protocol import cbor
-from replica.protocol.errors import LimitExceeded, Malformed
+from replica.protocol.errors import LimitExceeded, MachineFault, Malformed
 from replica.protocol.ids import Principal
 
 KEY_BYTES_MAX = 1024
@@ -242,7 +242,8 @@ class TableHandle:
         for _, key in self._rows.scan(name, low, prefix_end(low), reverse=False):
             self._spend(8)
             raw = self._rows.get(self._name, key)
-            assert raw is not None, "an index points at a row that is not there"
+            if raw is None:
+                raise MachineFault(f"an index of {self._name} points at a row that is not there")
             yield decode_row(self._table, raw)
 
     def _index(self, index: Index, key: bytes, before: bytes | None, after: Row | None) -> None:

@@ -162,7 +162,7 @@ def _move_rows(
             move = loaded.entries.get(("migrate", placed.table.name))
             moved += _move_table(source, placed, move, context)
 
-    python.guard(loaded, context._meter, context.result, action)
+    python.guard(loaded, context, action)
     return moved
 
 

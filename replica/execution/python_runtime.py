@@ -18,6 +18,7 @@ from replica.execution.metering import BudgetExhausted, Host, Meter, Weaver
 from replica.protocol import candid
 from replica.protocol.errors import Rejected
 from replica.protocol.ids import CanisterId, Principal
+from replica.state.access import Latch
 from replica.state.placement import Placed, tables_of
 from replica.state.records import Canister
 from replica.state.rows import Layer
@@ -262,12 +263,16 @@ def run(
                 values = tuple(value)
             result.reply = candid.encode(results.results, values, loaded.bundle.interface)
 
-    guard(loaded, context._meter, result, action)
+    guard(loaded, context, action)
     return result
 
 
-def guard(loaded: Program, meter: Meter, result: Result, action: Callable[[], None]) -> None:
-    """Run canister code metered; what goes wrong is noted in the result."""
+def guard(loaded: Program, context: InvocationContext, action: Callable[[], None]) -> None:
+    """Run canister code metered; what goes wrong is noted in the context's result.
+
+    Raises: MachineFault for what is wrong with this node alone, whatever the code made of it.
+    """
+    meter, result, latch = context._meter, context.result, context._layer.latch
     loaded.host.meter = meter
     before = meter.left
     try:
@@ -276,11 +281,22 @@ def guard(loaded: Program, meter: Meter, result: Result, action: Callable[[], No
         result.rejected = str(refusal)
     except (BudgetExhausted, Rejected) as error:
         result.trap = f"{type(error).__name__}: {error}"
-    except (MemoryError, RecursionError):
-        raise  # the node's own limits: crash rather than decide differently from the others
+    except (MemoryError, RecursionError) as error:
+        raise latch.trip("running a canister", error) from error
     except Exception as error:
         result.trap = f"{type(error).__name__}: {error}"
+    latch.check()
+    _settle(meter, result, latch)
     result.steps += before - max(meter.left, 0)
+
+
+def _settle(meter: Meter, result: Result, latch: Latch) -> None:
+    """See to what the code swallowed although nothing may catch it."""
+    swallowed = meter.uncatchable
+    if isinstance(swallowed, BudgetExhausted):
+        result.trap = f"{type(swallowed).__name__}: {swallowed}"
+    elif swallowed is not None:
+        raise latch.trip("running a canister", swallowed) from swallowed
 
 
 def method_of(loaded: Program, name: str) -> candid.Method | None:
