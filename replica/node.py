@@ -401,7 +401,7 @@ class Replica:
             heights = [h for h in self.state.checkpoint_heights() if h != height]
             base = None
             if heights and self.state.checkpoint_root_at(heights[-1]) is None:
-                self.state._root_of(heights[-1])
+                self.state.look_at(heights[-1])
             if heights:
                 base = (self.state.folder(heights[-1]), self.state.manifests[heights[-1]])
             fetcher = fetch.Fetcher(
