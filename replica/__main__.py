@@ -17,7 +17,8 @@ from pathlib import Path
 import uvloop
 
 from replica.client.local_registry import LocalRegistry
-from replica.node import Replica, log
+from replica.node import FAULT_EXIT, Replica, fault_line, log
+from replica.protocol.errors import MachineFault
 from replica.runtime import settings as node_settings
 from replica.runtime import stored_cup
 from replica.service import Service
@@ -35,8 +36,16 @@ def main() -> int:
     replay.add_argument("--out", type=Path, required=True, help="working folder for the replay")
     replay.add_argument("--order", type=Path, help="changes of an NNS recovery to make on top")
     arguments = parser.parse_args()
-    if arguments.command == "run":
-        return uvloop.run(_run(arguments.node, arguments.replica_version))
+    try:
+        if arguments.command == "run":
+            return uvloop.run(_run(arguments.node, arguments.replica_version))
+        return _replay(arguments)
+    except MachineFault as fault:
+        log(fault_line(node_settings.load(arguments.node), fault))
+        return FAULT_EXIT
+
+
+def _replay(arguments: argparse.Namespace) -> int:
     from replica.protocol import canonical
     from replica.protocol.nns_recovery import Order
     from replica.replay import replay as run_replay
@@ -96,6 +105,9 @@ async def _run(folder: Path, version: str) -> int:
         error = work.exception()
         if isinstance(error, SystemExit):
             status = int(error.code or 0)
+        elif isinstance(error, MachineFault):
+            log(fault_line(settings, error))
+            status = FAULT_EXIT
         elif error is not None:
             log(f"crashed: {error!r}")
             raise error

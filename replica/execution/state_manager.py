@@ -176,6 +176,11 @@ class StateManager:
         self.store.latch.check()
         return self._files.root_at(height)
 
+    def known_roots(self) -> dict[int, bytes]:
+        """Return the checkpoints that are here, by height: to be told, not signed."""
+        found = {h: self._files.root_at(h) for h in self._files.heights()}
+        return {h: root for h, root in found.items() if root is not None}
+
     def key_requests_at(self, height: int) -> tuple[KeyRequest, ...]:
         found = self._key_requests.get(height)
         if found is None:
