@@ -12,7 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from replica.abi.bundle import BundleRefused
+from replica.abi import bundle as bundles
+from replica.abi.bundle import Bundle, BundleRefused
 from replica.abi.tables import Index, Table
 
 
@@ -53,6 +54,13 @@ def _own_columns() -> list[sa.Column[Any]]:
 
 def index_sql_name(sql_name: str, index: Index) -> str:
     return f"{sql_name}__{index.name}"
+
+
+def admit(module: bytes) -> Bundle:
+    """Check a bundle as builders, voters and operators do. Raises: Rejected."""
+    bundle = bundles.admit(module)
+    try_tables(bundle.name, bundle.tables)
+    return bundle
 
 
 def try_tables(name: str, tables: Sequence[Table]) -> None:

@@ -16,7 +16,7 @@ from replica.abi import v1
 from replica.abi.tables import RowAccess, TableHandle
 from replica.execution.metering import BudgetExhausted, Host, Meter, Weaver
 from replica.protocol import candid
-from replica.protocol.errors import Rejected
+from replica.protocol.errors import MachineFault, Rejected
 from replica.protocol.ids import CanisterId, Principal
 from replica.state.access import Latch
 from replica.state.placement import Placed, tables_of
@@ -81,6 +81,8 @@ class Program:
         self._modules[name] = namespace
         self.host.meter = Meter(STEPS_MAX)
         exec(compile(tree, path, "exec"), namespace)
+        if self.host.meter.uncatchable is not None:
+            raise self.host.meter.uncatchable
         return namespace
 
     def _builtins(self, module: str) -> dict[str, Any]:
@@ -138,8 +140,20 @@ def program(bundle_bytes: bytes) -> Program:
     read = bundles.read(bundle_bytes)
     found = _programs.get(read.module_hash)
     if found is None:
-        found = _programs[read.module_hash] = Program(read)
+        found = _programs[read.module_hash] = _load(read)
     return found
+
+
+def _load(bundle: bundles.Bundle) -> Program:
+    """Run a bundle's modules once. Raises: Rejected when they fail."""
+    try:
+        return Program(bundle)
+    except (BudgetExhausted, Rejected) as error:
+        raise Trap(f"loading it: {type(error).__name__}: {error}") from error
+    except (MemoryError, RecursionError) as error:
+        raise MachineFault(f"loading a bundle: {type(error).__name__}") from error
+    except Exception as error:
+        raise Trap(f"loading it: {type(error).__name__}: {error}") from error
 
 
 @dataclass

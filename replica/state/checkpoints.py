@@ -103,9 +103,10 @@ class Checkpoints:
         return manifest.root(found)
 
     def _base(self) -> tuple[Path, manifest.Manifest] | None:
-        if self.base is None or self.base not in self.manifests or not self.path(self.base).is_dir():
+        known = self.manifests.get(self.base) if self.base is not None else None
+        if self.base is None or known is None or not self.path(self.base).is_dir():
             return None
-        return self.path(self.base), self.manifests[self.base]
+        return self.path(self.base), known
 
     def fault_of(self, height: int, epoch: int, signed_root: bytes | None) -> str:
         """Return why a checkpoint is not to be taken; "": it is. `signed_root`: by its package.

@@ -84,7 +84,7 @@ class Layer:
         return _merge(iter(list(mine)) if is_topmost else mine, below, reverse=reverse)
 
     def merge_into(self, target: Layer) -> None:
-        """Hand the changes down. Raises: MachineFault when they may follow from what was not read."""
+        """Hand the changes down. Raises: MachineFault when a read below has failed."""
         self.latch.check()
         for table, rows in self.changes.items():
             if table in target._order:

@@ -158,8 +158,8 @@ class Databases:
             made.database = found
             return made
 
-        setattr(dbapi2, "connect", connect)
+        dbapi2.connect = connect
         try:
             yield
         finally:
-            setattr(dbapi2, "connect", real)
+            dbapi2.connect = real
