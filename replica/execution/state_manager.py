@@ -20,7 +20,7 @@ from replica.protocol import hash_tree, manifest
 from replica.protocol.artifacts import Certification
 from replica.protocol.crypto.dkg import KeyRequest
 from replica.protocol.cup import CatchUpPackage
-from replica.protocol.errors import ReprisError, Unavailable
+from replica.protocol.errors import MachineFault, ReprisError, Unavailable
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import Height, RegistryVersion, SubnetId
 from replica.state import checkpoint
@@ -194,10 +194,15 @@ class StateManager:
 
         Raises: MachineFault, and nothing of the block was taken over then.
         """
+        self.store.latch.check()
         assert batch.height == self._tip.height + 1, "batches come in order"
         below = self.executed[self._tip.height].result.rows if self.executed else self.store
         policy = self.surroundings.policy(batch.registry_version)
-        result = Round(self._tip, below, batch, policy).run()
+        try:
+            result = Round(self._tip, below, batch, policy).run()
+        except MachineFault as fault:
+            self.store.latch.note(fault)
+            raise
         self.store.latch.check()
         snapshot = self._with_fault(result.snapshot)
         self._note_requests(result)

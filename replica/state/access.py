@@ -44,9 +44,12 @@ class Latch:
         first_line = str(error).partition("\n")[0]
         made = MachineFault(f"{doing}: {type(error).__name__}: {first_line}")
         made.__cause__ = error
-        if self.fault is None:
-            self.fault = made
+        self.note(made)
         return made
+
+    def note(self, fault: MachineFault) -> None:
+        if self.fault is None:
+            self.fault = fault
 
 
 class Access:
