@@ -7,7 +7,6 @@ staged recovery of the NNS. They all work in one folder, one after another.
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from replica.client.agent import World
+from replica.client.folders import link_or_copy
 from replica.protocol.errors import Conflict
 from replica.protocol.nns_recovery import Order
 from replica.runtime.durable import rename, sync_folder
@@ -51,7 +51,7 @@ class Replays:
         if target.exists():
             return
         ready = self.folder / "ready"
-        shutil.copytree(checkpoint, ready, copy_function=os.link)
+        shutil.copytree(checkpoint, ready, copy_function=link_or_copy)
         sync_folder(ready)
         try:
             rename(ready, target)

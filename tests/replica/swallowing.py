@@ -1,4 +1,4 @@
-"""A canister that swallows whatever it can, on a machine whose database fails when it is told to."""
+"""A canister that swallows whatever it can, on a machine whose database fails when told to."""
 
 from __future__ import annotations
 
