@@ -59,3 +59,8 @@ def link_or_copy(source: Path | str, target: Path | str) -> bool:
     with open(target, "rb") as file:
         os.fsync(file.fileno())
     return False
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether an error tells that a file is lost: not that the machine is short of something."""
+    return error.errno in (errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from replica.certification import state_tree
+from replica.client.folders import is_damage
 from replica.consensus.delivery import Batch
 from replica.execution.management import Policy
 from replica.execution.recovery import RecoveryRound, Work, newest_registry_version
@@ -24,7 +25,7 @@ from replica.protocol.errors import MachineFault, ReprisError, Unavailable
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import Height, RegistryVersion, SubnetId
 from replica.state import checkpoint
-from replica.state.checkpoints import Checkpoints, is_damage
+from replica.state.checkpoints import Checkpoints
 from replica.state.placement import all_tables
 from replica.state.rows import Changes, Layer
 from replica.state.state import Snapshot, genesis

@@ -9,7 +9,6 @@ Anything else is somebody else's, and is left alone.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from replica.client.folders import link_or_copy
+from replica.client.folders import is_damage, link_or_copy
 from replica.protocol import canonical, manifest
 from replica.protocol.errors import Malformed, NotVerified
 from replica.protocol.ids import Height, SubnetId
@@ -249,11 +248,6 @@ class Checkpoints:
                 self.discard(h)
 
 
-def is_damage(error: OSError) -> bool:
-    """Whether an error tells that a file is lost: not that the machine is short of something."""
-    return error.errno in (errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-
-
 def sweep(data: Path) -> None:
     """Remove what a state sync or a divergence left: the node has a newer package since."""
     for pattern in SCRATCH:
@@ -261,4 +255,4 @@ def sweep(data: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-__all__ = ["Checkpoints", "Written", "is_damage", "sweep"]
+__all__ = ["Checkpoints", "Written", "sweep"]

@@ -111,11 +111,11 @@ class Database:
 
 
 class _Cursor(sqlite3.Cursor):
-    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: Any = ()) -> Any:
         self.connection.database.before(sql)  # type: ignore[attr-defined]
         return super().execute(sql, parameters)
 
-    def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+    def executemany(self, sql: str, parameters: Any) -> Any:
         self.connection.database.before(sql)  # type: ignore[attr-defined]
         return super().executemany(sql, parameters)
 
@@ -147,9 +147,9 @@ class Databases:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Have all connections to these databases pass here."""
-        real = sqlite3.connect
+        real: Any = dbapi2.connect
 
-        def connect(path: str, **named: Any) -> sqlite3.Connection:
+        def connect(path: str, **named: Any) -> Any:
             found = self._find(str(path))
             if found is None:
                 return real(path, **named)
@@ -158,7 +158,7 @@ class Databases:
             made.database = found
             return made
 
-        dbapi2.connect = connect
+        dbapi2.connect = connect  # type: ignore[assignment]
         try:
             yield
         finally:

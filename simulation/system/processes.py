@@ -204,6 +204,7 @@ class ReplicaHandle(CrashLoop):
             return True
         now = self._machine.system.now
         self.note(now - self._started_ns, now, is_fault=process.ended_by_fault)
+        self.last_words = process.last_words
         self._process, self.version, self.cup_epoch = None, None, None
         return False
 
@@ -233,7 +234,7 @@ class ReplicaProcess(Process):
         self.number = self.system.next_process()
         self.real: replicas.Replica | None = None
         self.peers: tuple[NodeId, ...] = ()
-        self.ended_by_fault = False
+        self.ended_by_fault, self.last_words = False, ""
         self._wake_at = -1
         self._busy_until = 0
         """It waits for its disk till then."""
@@ -382,7 +383,7 @@ class ReplicaProcess(Process):
         """The process is gone, and all that it held in memory."""
         if not self.alive:
             return
-        self.ended_by_fault = is_fault
+        self.ended_by_fault, self.last_words = is_fault, why
         self.system.log(self.it, "replica", why)
         if self.it.replica is self:
             self.it.replica = None
