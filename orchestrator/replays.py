@@ -40,6 +40,7 @@ class Replays:
                 yield self.world.replay(release, self.settings.folder, height, self.folder, order)
             finally:
                 shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.with_suffix(".order").unlink(missing_ok=True)
 
     def keep(self, checkpoint: Path) -> None:
         """Hang a replayed checkpoint beside the replica's own, under its height.

@@ -1,8 +1,8 @@
 """How much room a node's disk has, and what that leaves the node to do.
 
 Below the reserve it makes empty blocks and takes no requests: what is left is for what keeps the
-subnet going and recoverable. Below the floor it does nothing but answer reads: whoever stops before
-the disk is full needs no restart when there is space again.
+subnet going and recoverable. Below the floor, and where nothing can be written, it does nothing but
+answer reads: whoever stops before the disk is full needs no restart when there is space again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Space:
 
     free_bytes: int
     total_bytes: int
+    is_read_only: bool = False
+    """As after an error of the device: file systems are mounted so."""
 
     @property
     def reserve_bytes(self) -> int:
@@ -33,14 +35,16 @@ class Space:
 
     @property
     def is_below_reserve(self) -> bool:
-        return self.free_bytes < self.reserve_bytes
+        return self.is_read_only or self.free_bytes < self.reserve_bytes
 
     @property
     def is_below_floor(self) -> bool:
-        return self.free_bytes < self.reserve_bytes // FLOOR_SHARE
+        return self.is_read_only or self.free_bytes < self.reserve_bytes // FLOOR_SHARE
 
     def describe(self) -> str:
         """Return what a node with so little space does; "": all."""
+        if self.is_read_only:
+            return "is read-only: answers reads only"
         if self.is_below_floor:
             return "waits for space: answers reads only"
         return "makes empty blocks: takes no requests" if self.is_below_reserve else ""
@@ -49,7 +53,11 @@ class Space:
 def look(folder: Path) -> Space:
     """Return the space of the disk that a folder is on, as whoever is not root may use it."""
     found = os.statvfs(folder)
-    return Space(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+    return Space(
+        found.f_bavail * found.f_frsize,
+        found.f_blocks * found.f_frsize,
+        bool(found.f_flag & os.ST_RDONLY),
+    )
 
 
 __all__ = ["Space", "look"]

@@ -124,9 +124,9 @@ class Store:
     def _free_sql_name(self, wanted: str) -> str:
         """Return a name that no table has, also none that was retired and is still there: a
         canister's id may be taken again, or its bundle be called otherwise."""
-        taken = set(self._connection.execute(sa.select(self._catalogue.c.sql_name)).scalars())
+        names = self._catalogue.c.sql_name
         number, name = 1, wanted
-        while name in taken:
+        while self._connection.execute(sa.select(names).where(names == name)).first() is not None:
             number, name = number + 1, f"{wanted}$n{number}"
         return name
 

@@ -95,6 +95,6 @@ def test_a_node_short_of_space_takes_no_requests_and_makes_empty_blocks() -> Non
     ],
 )
 def test_the_reserve_is_a_share_of_a_small_disk(free: int, total: int, says: str) -> None:
-    assert says in Space(free, total).describe() and bool(says) == bool(
-        Space(free, total).describe()
-    )
+    said = Space(free, total).describe()
+    assert says in said and bool(says) == bool(said)
+    assert "read-only" in Space(free, total, is_read_only=True).describe()
