@@ -16,6 +16,7 @@ from pathlib import Path
 
 import uvloop
 
+from replica.client.folders import is_disk_error
 from replica.client.local_registry import LocalRegistry
 from replica.node import FAULT_EXIT, Replica, fault_line, log
 from replica.protocol.errors import MachineFault
@@ -40,7 +41,9 @@ def main() -> int:
         if arguments.command == "run":
             return uvloop.run(_run(arguments.node, arguments.replica_version))
         return _replay(arguments)
-    except MachineFault as fault:
+    except (MachineFault, OSError) as fault:
+        if isinstance(fault, OSError) and not is_disk_error(fault):
+            raise
         log(fault_line(node_settings.load(arguments.node), fault))
         return FAULT_EXIT
 
@@ -105,7 +108,7 @@ async def _run(folder: Path, version: str) -> int:
         error = work.exception()
         if isinstance(error, SystemExit):
             status = int(error.code or 0)
-        elif isinstance(error, MachineFault):
+        elif error is not None and (isinstance(error, MachineFault) or is_disk_error(error)):
             log(fault_line(settings, error))
             status = FAULT_EXIT
         elif error is not None:

@@ -38,7 +38,6 @@ from replica.protocol.crypto import bls
 from replica.protocol.crypto.dkg import BlsDkg
 from replica.protocol.crypto.keys import ED25519_DER_PREFIX
 from replica.protocol.errors import (
-    MachineFault,
     Malformed,
     NotVerified,
     Rejected,
@@ -138,7 +137,7 @@ class RegistrySurroundings:
         return tuple(entries)
 
 
-def fault_line(settings: NodeSettings, fault: MachineFault) -> str:
+def fault_line(settings: NodeSettings, fault: BaseException) -> str:
     """Return a replica's last words when its machine failed."""
     return (
         f"DISK OR MEMORY FAILED, ends unsigned (data in {settings.data}): {fault}; a restart makes "

@@ -131,11 +131,23 @@ def admit(data: bytes) -> Bundle:
     paths = list(_unpack(data))
     for path in paths:
         check_path(path)
+    for name, source in bundle.modules.items():
+        _admit_source(name, source)
     if len([p for p in paths if p.endswith(".did")]) != 1:
         raise BundleRefused("the bundle needs one .did file")
     if len(bundle.modules) != len([p for p in paths if p.endswith(".py")]):
         raise BundleRefused("a module is there both as a file and as a folder")
     return bundle
+
+
+def _admit_source(name: str, source: str) -> None:
+    """Raises: BundleRefused for what former releases took."""
+    tree = ast.parse(source)
+    if _depth(tree) > NESTING_MAX:
+        raise BundleRefused(_TOO_DEEP.format(path=name or "__init__"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.TryStar):
+            raise BundleRefused(f"{name or '__init__'}:{node.lineno}: except* is not allowed here")
 
 
 def _unpack(data: bytes) -> dict[str, str]:
@@ -180,7 +192,6 @@ _FORBIDDEN_NODES: dict[type, str] = {
     ast.Nonlocal: "nonlocal state",
     ast.Set: "sets (their order is not fixed)",
     ast.SetComp: "sets (their order is not fixed)",
-    ast.TryStar: "except*",
 }
 
 
@@ -208,9 +219,8 @@ def check(path: str, source: str) -> ast.Module:
     except (SyntaxError, ValueError) as error:
         raise BundleRefused(f"{path}: {error}") from error
     except (MemoryError, RecursionError) as error:
-        raise BundleRefused(_TOO_DEEP.format(path=path)) from error
-    if _depth(tree) > NESTING_MAX:
-        raise BundleRefused(_TOO_DEEP.format(path=path))
+        dotted = path.removesuffix(".py").replace("/", ".")
+        raise BundleRefused(_TOO_DEEP.format(path=dotted)) from error
     for node in ast.walk(tree):
         fault = _fault(node)
         if fault:

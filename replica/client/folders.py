@@ -64,3 +64,9 @@ def link_or_copy(source: Path | str, target: Path | str) -> bool:
 def is_damage(error: OSError) -> bool:
     """Whether an error tells that a file is lost: not that the machine is short of something."""
     return error.errno in (errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+
+def is_disk_error(error: BaseException | None) -> bool:
+    """Whether an error is of the disk, and not of a network or a program."""
+    disk = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+    return isinstance(error, OSError) and error.errno in disk

@@ -109,6 +109,10 @@ class Weaver(ast.NodeTransformer):
             node.finalbody.insert(0, self._call("_meter_caught", node))
         return node
 
+    def visit_TryStar(self, node: ast.TryStar) -> ast.AST:
+        """Of bundles that former releases took."""
+        return self.visit_Try(node)  # type: ignore[arg-type]
+
     def visit_With(self, node: ast.With) -> ast.AST:
         self.generic_visit(node)
         watched = ast.Try(node.body, [], [], [self._call("_meter_caught", node)])
@@ -218,6 +222,10 @@ class Host:
     def caught(self) -> None:
         """Let go on upwards what canister code must not hold back."""
         error = sys.exc_info()[1]
+        if isinstance(error, BaseExceptionGroup):
+            error = error.subgroup(UNCATCHABLE)
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
         if isinstance(error, UNCATCHABLE):
             if self.meter.uncatchable is None:
                 self.meter.uncatchable = error

@@ -21,6 +21,7 @@ from orchestrator import agent as orchestrators
 from orchestrator.interface import Interface
 from orchestrator.replica_process import CrashLoop
 from replica import node as replicas
+from replica.client.folders import is_disk_error
 from replica.client.local_registry import LocalRegistry
 from replica.consensus import driver as consensus
 from replica.delegation import keep_delegation
@@ -276,7 +277,8 @@ class ReplicaProcess(Process):
             system.checker.remembers(machine, term, real.driver)
         except (ReprisError, OSError, MachineFault) as error:
             machine.check_disk_error(error)
-            self.end(f"did not start: {error}", is_fault=isinstance(error, MachineFault))
+            is_fault = isinstance(error, MachineFault) or is_disk_error(error)
+            self.end(f"did not start: {error}", is_fault=is_fault)
             return
         self.real = real
         self.app = http.build(real, self._wait_certified)
@@ -342,7 +344,7 @@ class ReplicaProcess(Process):
             return
         except OSError as error:
             machine.check_disk_error(error)
-            self.end(f"crashes: {error}")
+            self.end(f"crashes: {error}", is_fault=is_disk_error(error))
             return
         except MachineFault as fault:
             self.failed(fault)

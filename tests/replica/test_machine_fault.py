@@ -294,3 +294,34 @@ def test_guarding_is_what_execution_goes_through() -> None:
     assert issubclass(MachineFault, BaseException) and not issubclass(MachineFault, Exception)
     assert not issubclass(BudgetExhausted, Exception)
     assert python_runtime.run.__globals__["guard"] is python_runtime.guard
+
+
+GROUPS = """
+from replica.abi.v1 import update
+
+@update
+def go(ctx):
+    try:
+        ctx.table("a").get(1)
+    except* Exception:
+        pass
+    return 1
+"""
+
+
+def test_a_bundle_of_a_former_release_catches_nothing_in_groups_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Any:
+        raise MemoryError
+
+    did = "service : () -> { go : () -> (nat64) }"
+    with monkeypatch.context() as patch:
+        patch.setattr("replica.abi.bundle._admit_source", lambda *_: None)
+        module = make_bundle(tmp_path / "src", GROUPS, did, TABLES)
+        machine = Machine(tmp_path / "state", trusted=(sha256(module),))
+        machine.create(FIRST, [ADMIN.principal])
+        machine.install(FIRST, module)
+    assert machine.call(FIRST, candid.parse(did), "go") == 1
+    monkeypatch.setattr("replica.abi.tables.encode_key", fails)
+    ends_unsigned(machine, lambda: machine.call(FIRST, candid.parse(did), "go"))

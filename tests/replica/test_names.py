@@ -92,7 +92,7 @@ def test_code_that_fails_when_it_is_loaded_is_refused(line: str, tmp_path: Path)
 )
 def test_code_nested_deeper_than_some_callers_can_parse_is_refused_by_all(deep: str) -> None:
     with pytest.raises(Rejected):
-        bundles.read(packed("", __init__=f"{CODE}\ndef f(a):\n    return {deep}\n"))
+        bundles.admit(packed("", __init__=f"{CODE}\ndef f(a):\n    return {deep}\n"))
 
 
 @pytest.mark.parametrize(
