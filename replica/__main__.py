@@ -104,13 +104,13 @@ async def _run(folder: Path, version: str) -> int:
     stopped = asyncio.create_task(stop.wait())
     done, _ = await asyncio.wait({work, serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     status = 0
+    fault: BaseException | None = None
     if work in done:
         error = work.exception()
         if isinstance(error, SystemExit):
             status = int(error.code or 0)
-        elif error is not None and (isinstance(error, MachineFault) or is_disk_error(error)):
-            log(fault_line(settings, error))
-            status = FAULT_EXIT
+        elif isinstance(error, MachineFault) or is_disk_error(error):
+            fault = error
         elif error is not None:
             log(f"crashed: {error!r}")
             raise error
@@ -118,6 +118,8 @@ async def _run(folder: Path, version: str) -> int:
     delegating.cancel()
     work.cancel()
     await asyncio.gather(work, serving, delegating, return_exceptions=True)
+    if fault is not None:
+        raise fault  # once all else is closed: last words are what the orchestrator's status tells
     return status
 
 

@@ -209,7 +209,10 @@ class Checkpoints:
     def adopt(self, height: Height, root: bytes, epoch: int) -> None:
         """Give the checkpoint with a root this height as well (after a recovery)."""
         if self.path(height).exists():
-            return
+            if self._has_root(height, root):
+                return
+            self.log(f"the checkpoint at {height} is not the one in the CUP: set aside")
+            self.discard(height)
         for older in reversed(self.heights()):
             if older < height and self._has_root(older, root):
                 aside = self._aside("adopt", height)

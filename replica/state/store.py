@@ -16,12 +16,13 @@ import sqlalchemy as sa
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
-from replica.abi.tables import Table, decode_row, encode_row, index_table
+from replica.abi.tables import Table, index_table
 from replica.client.table_schema import columns_of, index_columns, index_sql_name
 from replica.protocol.errors import Unavailable
 from replica.state.access import BUSY_S, BUSY_TRIES_MAX, Access, Latch
 from replica.state.reading import Row, TableReader, check_of
 from replica.state.rows import Changes
+from replica.state.sql_rows import to_columns, to_row, to_target
 
 T = TypeVar("T")
 
@@ -91,13 +92,13 @@ class Store:
         """Create the SQL table of a canister table; a no-op when it is there."""
         if qualified in self.tables:
             return
-        encoded = partial(_to_row, table)
+        encoded = partial(to_row, table)
         made = self._create(qualified, sql_name, columns_of(table), encoded)
         self.tables[qualified] = (table, made)
         for index in table.indexes:
             name = index_table(qualified, index.name)
             self._indexes[name] = self._create(
-                name, index_sql_name(sql_name, index), index_columns(), _to_target
+                name, index_sql_name(sql_name, index), index_columns(), to_target
             )
 
     def _create(
@@ -269,7 +270,7 @@ class Store:
             if is_index:
                 values.append({**entry, "target": raw})
             else:
-                values.append({**entry, **_to_columns(self.tables[name][0], raw)})
+                values.append({**entry, **to_columns(self.tables[name][0], raw)})
         fresh = name in self._fresh
         self._fresh.discard(name)
         self._readers[name].write(self._access, list(rows), values, fresh=fresh)
@@ -290,35 +291,6 @@ class QueryRows:
         self, table: str, low: bytes, high: bytes | None, *, reverse: bool
     ) -> Iterator[tuple[bytes, bytes]]:
         return self._store._scan(self._access, table, low, high, reverse)
-
-
-def _to_columns(table: Table, raw: bytes) -> dict[str, object]:
-    row = decode_row(table, raw)
-    for column in table.columns:
-        value = row[column.name]
-        if column.type == "nat64" and value is not None:
-            row[column.name] = value.to_bytes(8, "big")
-        elif isinstance(value, bytes):
-            row[column.name] = bytes(value)
-    return row
-
-
-def _to_target(found: Row) -> bytes:
-    return bytes(found[2])
-
-
-def _to_row(table: Table, found: Row) -> bytes:
-    row: dict[str, object] = {}
-    for column, value in zip(table.columns, found[2:], strict=True):
-        if value is not None:
-            if column.type == "nat64":
-                value = int.from_bytes(value, "big")
-            elif column.type == "bool":
-                value = bool(value)  # SQLite keeps numbers
-            elif column.type in ("blob", "principal"):
-                value = bytes(value)
-        row[column.name] = value
-    return encode_row(table, row)
 
 
 def _operations(connection: sa.Connection) -> Operations:

@@ -189,6 +189,18 @@ def test_where_hard_links_fail_files_are_copied(
         assert 1 <= sum("hard links fail" in line for line in said) <= 2, "once a process"
 
 
+def test_the_right_checkpoint_is_adopted_where_a_wrong_one_lies(tmp_path: Path) -> None:
+    """No state has to be fetched that is here under another height."""
+    machine = with_checkpoint(tmp_path)
+    right = root_of(machine, 20)
+    machine.block(seconds=20)
+    machine.block(checkpoint=True)
+    assert root_of(machine, 22) != right
+    again = Machine(tmp_path)
+    again.state.open(recovery_cup(Height(22), right))
+    assert again.state.latest_height == 22 and root_of(again, 22) == right
+
+
 def test_a_copy_of_what_has_rotten_ends_it_unsigned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

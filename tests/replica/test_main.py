@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +69,46 @@ def test_a_replica_whose_database_can_not_be_opened_ends_with_the_status_of_a_fa
     monkeypatch.setattr(sys, "argv", ["replica", *arguments])
     assert program.main() == FAULT_EXIT
     assert "ends unsigned" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_fault_is_the_last_word_of_a_replica_that_ran(
+    node: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What ends with it has its say before: connections that are cut, tasks that are cancelled."""
+
+    class Failing:
+        def __init__(self, _replica: object) -> None:
+            self.started = asyncio.Event()
+
+        async def wait_certified(self) -> None: ...
+
+        async def run(self) -> None:
+            self.started.set()
+            await asyncio.sleep(0.2)
+            asyncio.get_running_loop().call_soon(sys.stderr.write, "Traceback of a peer's\n")
+            raise MachineFault("reading the database: disk I/O error")
+
+    class Quiet:
+        subnet = b""
+
+        def __init__(self, *_: object) -> None: ...
+
+    async def idle(_replica: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(program, "Service", Failing)
+    monkeypatch.setattr(program, "Replica", Quiet)
+    monkeypatch.setattr(program, "LocalRegistry", Quiet)
+    monkeypatch.setattr(program, "_calm_collector", lambda: None)
+    monkeypatch.setattr(program.stored_cup, "read", lambda _: Quiet())
+    monkeypatch.setattr("replica.delegation.keep_delegation", idle)
+    plain = json.loads((node / "node.json").read_text())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        plain["http_port"] = free.getsockname()[1]
+    (node / "node.json").write_text(json.dumps(plain))
+    arguments = ["run", "--node", str(node), "--replica-version", "aa"]
+    monkeypatch.setattr(sys, "argv", ["replica", *arguments])
+    assert program.main() == FAULT_EXIT
+    lines = capsys.readouterr().err.splitlines()
+    assert "peer" in lines[0] and "ends unsigned" in lines[-1]

@@ -185,3 +185,17 @@ def test_local_files_that_can_not_be_read_are_fetched_and_stay_no_open_files(
         assert data is not None
         assembly.accept(index, data)
     assert manifest.root(folders.manifest_of(assembly.finish())) == network.root
+
+
+def test_what_can_not_be_read_is_not_served(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pread(*_: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(serve.os, "pread", pread)
+    before = len(os.listdir("/proc/self/fd"))
+    for index in range(len(network.contents.chunks)):
+        part = serve.serve(network.folder, network.contents, network.root, "chunk", index)
+        assert part is None
+    assert len(os.listdir("/proc/self/fd")) == before
