@@ -1,4 +1,4 @@
-"""Rows as SQL keeps them, and back: (key, checksum, declared columns) for (key, canonical bytes)."""
+"""Rows as SQL keeps them and back: key, checksum, declared columns for key, canonical bytes."""
 
 from __future__ import annotations
 
