@@ -310,8 +310,7 @@ class StateManager:
         try:
             root = self._files.write(self._tip, self._rows(), self._changed)
         except OSError as error:
-            doing = f"writing the checkpoint of height {height} in {self.checkpoints}"
-            raise self.store.latch.trip(doing, error) from error
+            raise self.store.latch.trip(f"writing the checkpoint of {height}", error) from error
         self.store.latch.check()
         self._changed = checkpoint.Changed()
         return root

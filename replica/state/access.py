@@ -41,7 +41,8 @@ class Latch:
 
     def trip(self, doing: str, error: BaseException) -> MachineFault:
         """Note an error; return the fault to raise. `doing`: what went wrong, as in a log."""
-        first_line = str(error).partition("\n")[0]
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        first_line = said.partition("\n")[0]
         made = MachineFault(f"{doing}: {type(error).__name__}: {first_line}")
         made.__cause__ = error
         self.note(made)

@@ -122,8 +122,8 @@ class Checkpoints:
             return "" if root == signed_root else "is not the one in the CUP"
         try:
             noted = self.noted(height)
-        except (Malformed, FileNotFoundError) as error:
-            return f"has no note of what it was ({error})"
+        except (Malformed, FileNotFoundError):
+            return "has no note of what it was"
         if noted.subnet != self.subnet:
             return f"is of another subnet, {noted.subnet}"
         if noted.height != height or noted.epoch > epoch:

@@ -39,7 +39,7 @@ class Store:
         try:
             self._open(url, fresh)
         except Exception as error:
-            raise self.latch.trip(f"opening the database {url}", error) from error
+            raise self.latch.trip("opening the database", error) from error
 
     def _open(self, url: str, fresh: bool) -> None:
         if fresh:

@@ -47,6 +47,13 @@ def test_a_database_that_fails_anywhere_or_rots_ends_its_replica_which_heals() -
 
 
 @pytest.mark.timeout(600)
+def test_what_fails_in_a_seed_fails_in_the_same_way_in_any_folder() -> None:
+    faults = [Fault((9_000 + 900 * i) * MS, "bad database", (i % 5,), 7 * i) for i in range(4)]
+    faults += [Fault((9_300 + 900 * i) * MS, "database rot", (APP[i],)) for i in range(4)]
+    assert run(faults).trace() == run(faults).trace()
+
+
+@pytest.mark.timeout(600)
 def test_half_of_a_subnet_on_rotten_databases_stops_nobody() -> None:
     """Two traps that were signed made a divergence that only a vote could end."""
     faults = [Fault((10_000 + 2_500 * i) * MS, "database rot", (1, 2)) for i in range(4)]
