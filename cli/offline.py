@@ -12,10 +12,10 @@ from cli import context, views
 from cli.lab.layout import NodeEntry, registered
 from cli.output import progress, say
 from cli.recovery import governance, nns
-from replica.abi import bundle as bundles
 from replica.client import succession
 from replica.client.agent import Agent
 from replica.client.local_registry import LocalRegistry
+from replica.client.table_schema import admit
 from replica.protocol import ballot as ballots
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import Malformed, NotFound, ReprisError
@@ -62,7 +62,7 @@ def governance_propose(folder: Path, module: Path, identity: str) -> None:
             f"there is no file {module}; `reprise canister build nns/governance` makes one"
         )
     data = module.read_bytes()
-    bundles.read(data)
+    admit(data)
     agent = context.nns_agent(context.swarm(folder), identity)
     say(governance.propose(agent, data))
     sys.stdout.write(f"{agent.sender}\n")
@@ -144,7 +144,7 @@ def nns_build(
     if canister is not None and module is not None:
         target = Principal.from_text(views.resolve_canister(folder, canister))
         code = module.read_bytes()
-        bundles.read(code)
+        admit(code)
         change = ModuleChange(target, code, b"")  # type: ignore[arg-type]
         changes = nns.Changes(changes.release, changes.package, change)
     if replaced:

@@ -12,6 +12,7 @@ from cli.output import say
 from replica.abi import bundle as bundles
 from replica.client import local_registry as keys
 from replica.client import release
+from replica.client.table_schema import admit
 from replica.protocol.errors import Malformed, NotFound
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import Principal
@@ -136,7 +137,7 @@ def build_bundle(source: Path, out: Path | None) -> dict[str, Any]:
     if not (source / "canister.toml").is_file():
         raise NotFound(f"{source} has no canister.toml: it is no canister's folder")
     module = bundles.build(source)
-    read = bundles.read(module)
+    read = admit(module)
     target = out if out is not None else Path(f"{read.name}.zip")
     write_durably(target.resolve(), module)
     return {
@@ -156,7 +157,7 @@ def install(
     if mode not in MODES:
         raise Malformed(f"the mode is {', '.join(MODES)}, not {mode}")
     module = _read(path)
-    bundles.read(module)
+    admit(module)
     target = Principal.from_text(views.resolve_canister(folder, canister))
     title = f"{mode} {canister} to {sha256(module).hex()[:12]}"
     _propose_action(

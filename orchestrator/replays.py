@@ -7,7 +7,6 @@ staged recovery of the NNS. They all work in one folder, one after another.
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from replica.client.agent import World
+from replica.client.folders import link_or_copy
 from replica.protocol.errors import Conflict
 from replica.protocol.nns_recovery import Order
 from replica.runtime.durable import rename, sync_folder
@@ -40,6 +40,7 @@ class Replays:
                 yield self.world.replay(release, self.settings.folder, height, self.folder, order)
             finally:
                 shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.with_suffix(".order").unlink(missing_ok=True)
 
     def keep(self, checkpoint: Path) -> None:
         """Hang a replayed checkpoint beside the replica's own, under its height.
@@ -51,7 +52,7 @@ class Replays:
         if target.exists():
             return
         ready = self.folder / "ready"
-        shutil.copytree(checkpoint, ready, copy_function=os.link)
+        shutil.copytree(checkpoint, ready, copy_function=link_or_copy)
         sync_folder(ready)
         try:
             rename(ready, target)

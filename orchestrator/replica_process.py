@@ -14,6 +14,10 @@ from replica.protocol.cup import CatchUpPackage
 
 STOP_S_MAX = 5.0
 BACKOFF_NS_MIN, BACKOFF_NS_MAX = 500_000_000, 30_000_000_000
+FAULT_EXIT = 87
+"""Exit status of a replica whose disk, database or memory failed (`replica.node`)."""
+FAULT_BACKOFF_NS_MAX = 5_000_000_000
+"""It heals by starting anew, once the disk does: that must not have to wait."""
 HEALTHY_NS = 20_000_000_000
 """A replica that ran this long is not in a crash loop."""
 LAST_WORDS_BYTES_MAX = 1024
@@ -38,10 +42,11 @@ class CrashLoop:
     last_words = ""
     """The last line that the replica which crashed last had logged."""
 
-    def note(self, lived_ns: int, now_ns: int) -> None:
-        """It ended by itself after it had run so long."""
+    def note(self, lived_ns: int, now_ns: int, *, is_fault: bool = False) -> None:
+        """It ended by itself after it had run so long. `is_fault`: its machine's, not its own."""
         self.crashes = 1 if lived_ns > HEALTHY_NS else self.crashes + 1
-        pause = min(BACKOFF_NS_MIN << (self.crashes - 1), BACKOFF_NS_MAX)
+        longest = FAULT_BACKOFF_NS_MAX if is_fault else BACKOFF_NS_MAX
+        pause = min(BACKOFF_NS_MIN << min(self.crashes - 1, 10), longest)
         self.not_before_ns = now_ns if self.crashes == 1 else now_ns + pause
 
 
@@ -66,7 +71,7 @@ class ReplicaProcess(CrashLoop):
         if status is None:
             return True
         now = time.monotonic_ns()
-        self.note(now - self._started_ns, now)
+        self.note(now - self._started_ns, now, is_fault=status == FAULT_EXIT)
         self.last_words = _last_line(self.log_path)
         self._process = self.version = self.cup_epoch = self.run_start = None
         return False

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import uvloop
 
+from replica.client.folders import is_disk_error
 from replica.client.local_registry import LocalRegistry
-from replica.node import Replica, log
+from replica.node import FAULT_EXIT, Replica, fault_line, log
+from replica.protocol.errors import MachineFault
 from replica.runtime import settings as node_settings
 from replica.runtime import stored_cup
 from replica.service import Service
@@ -35,8 +37,18 @@ def main() -> int:
     replay.add_argument("--out", type=Path, required=True, help="working folder for the replay")
     replay.add_argument("--order", type=Path, help="changes of an NNS recovery to make on top")
     arguments = parser.parse_args()
-    if arguments.command == "run":
-        return uvloop.run(_run(arguments.node, arguments.replica_version))
+    try:
+        if arguments.command == "run":
+            return uvloop.run(_run(arguments.node, arguments.replica_version))
+        return _replay(arguments)
+    except (MachineFault, OSError) as fault:
+        if isinstance(fault, OSError) and not is_disk_error(fault):
+            raise
+        log(fault_line(node_settings.load(arguments.node), fault))
+        return FAULT_EXIT
+
+
+def _replay(arguments: argparse.Namespace) -> int:
     from replica.protocol import canonical
     from replica.protocol.nns_recovery import Order
     from replica.replay import replay as run_replay
@@ -92,10 +104,13 @@ async def _run(folder: Path, version: str) -> int:
     stopped = asyncio.create_task(stop.wait())
     done, _ = await asyncio.wait({work, serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     status = 0
+    fault: BaseException | None = None
     if work in done:
         error = work.exception()
         if isinstance(error, SystemExit):
             status = int(error.code or 0)
+        elif isinstance(error, MachineFault) or is_disk_error(error):
+            fault = error
         elif error is not None:
             log(f"crashed: {error!r}")
             raise error
@@ -103,6 +118,8 @@ async def _run(folder: Path, version: str) -> int:
     delegating.cancel()
     work.cancel()
     await asyncio.gather(work, serving, delegating, return_exceptions=True)
+    if fault is not None:
+        raise fault  # once all else is closed: last words are what the orchestrator's status tells
     return status
 
 

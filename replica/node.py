@@ -38,7 +38,13 @@ from replica.protocol.artifacts import Artifact, Certification, DkgComplaint, Fi
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.dkg import BlsDkg
 from replica.protocol.crypto.keys import ED25519_DER_PREFIX
-from replica.protocol.errors import Malformed, NotVerified, Rejected, ReprisError, Unavailable
+from replica.protocol.errors import (
+    Malformed,
+    NotVerified,
+    Rejected,
+    ReprisError,
+    Unavailable,
+)
 from replica.protocol.ids import (
     Height,
     NodeId,
@@ -48,10 +54,12 @@ from replica.protocol.ids import (
 )
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
-from replica.runtime import stored_cup
+from replica.runtime import space, stored_cup
 from replica.runtime.durable import make_folder, rename
 from replica.runtime.journal import Journal
 from replica.runtime.settings import NodeSettings
+from replica.runtime.space import Space
+from replica.state.checkpoints import sweep
 from replica.state.store import Store
 from replica.state_sync import fetch, serve
 
@@ -59,6 +67,8 @@ ADVERTISED_MAX = 3
 """Newest checkpoints that are offered to peers."""
 DIVERGED_EXIT = 86
 """Exit status of a replica that found its own state diverged and set it aside."""
+FAULT_EXIT = 87
+"""Exit status of a replica whose disk, database or memory failed: see `MachineFault`."""
 
 
 def log(text: str) -> None:
@@ -126,6 +136,14 @@ class RegistrySurroundings:
                 )
             )
         return tuple(entries)
+
+
+def fault_line(settings: NodeSettings, fault: BaseException) -> str:
+    """Return a replica's last words when its machine failed."""
+    return (
+        f"DISK OR MEMORY FAILED, ends unsigned (data in {settings.data}): {fault}; a restart makes "
+        "the database anew from the newest checkpoint"
+    )
 
 
 def secret_keys(settings: NodeSettings) -> SecretKeys:
@@ -208,12 +226,17 @@ class Replica:
     on_certified: Callable[[], None] = field(default=lambda: None)
     begin_sync: Callable[[Height, bytes], None] = field(default=lambda _height, _root: None)
     """Called to have `sync` run beside consensus."""
+    space: Callable[[], Space] = field(init=False)
+    """Looks at the disk that the data are on."""
     log: Callable[[str], None] = log
     statistics: SyncStatistics = field(default_factory=SyncStatistics)
 
     def __post_init__(self) -> None:
         settings = self.settings
         make_folder(settings.data)
+        self.space = lambda: space.look(settings.data)
+        self.waits_for_space = False
+        """Whether the last step was left out, as the disk is full."""
         self.secrets = settings.secrets()
         self.registry = SubnetRegistry(self.records, self.subnet, settings.stable_age_ns)
         surroundings = RegistrySurroundings(self.records, self.subnet)
@@ -226,7 +249,10 @@ class Replica:
             Surroundings(surroundings.policy, surroundings.topology),
             log=self.log,
         )
-        self.ingress = IngressPool(lambda id_: id_ in self.state._tip.ingress)
+        self.ingress = IngressPool(
+            lambda id_: id_ in self.state._tip.ingress,
+            lambda: not self.space().is_below_reserve,
+        )
         self._adverts: dict[NodeId, tuple[tuple[int, bytes], ...]] = {}
         self.syncing = False
         self.delegation: bytes | None = None
@@ -313,10 +339,24 @@ class Replica:
         )
 
     def step(self) -> Iterator[consensus.Effect]:
-        """Let consensus decide; carry out and yield one effect after the other."""
+        """Let consensus decide; carry out and yield one effect after the other.
+
+        Raises: MachineFault once this node's machine has failed: nothing is signed any more.
+        """
+        self.store.latch.check()
+        if not self._has_space_to_step():
+            return
         for effect in self.driver.step(self.monotonic(), self.clock()):
             self._carry_out(effect)
             yield effect
+
+    def _has_space_to_step(self) -> bool:
+        """Whether what a step has to make durable finds room: a failed write would end us."""
+        found = self.space()
+        if found.is_below_floor != self.waits_for_space:
+            self.waits_for_space = found.is_below_floor
+            self.log(f"the disk has {found.free_bytes} bytes free: {found.describe() or 'goes on'}")
+        return not self.waits_for_space
 
     def refresh_registry(self) -> None:
         """Take in what the orchestrator stored meanwhile."""
@@ -397,6 +437,8 @@ class Replica:
         keep += [artifacts.encode(a) for a in self.driver.certifications.validated]
         self.journal.rewrite(keep)
         self.state.forget_below(package.height)
+        if not self.syncing:
+            sweep(self.settings.data)
         self.log(f"CUP {package.height} state {package.state_hash.hex()[:12]}")
 
     def _set_aside_diverged(self, height: Height) -> None:
@@ -416,7 +458,7 @@ class Replica:
             heights = [h for h in self.state.checkpoint_heights() if h != height]
             base = None
             if heights and self.state.checkpoint_root_at(heights[-1]) is None:
-                self.state._root_of(heights[-1])
+                self.state.look_at(heights[-1])
             if heights:
                 base = (self.state.folder(heights[-1]), self.state.manifests[heights[-1]])
             fetcher = fetch.Fetcher(
@@ -500,6 +542,7 @@ class Replica:
         chain = self.driver.chain
         tip = chain.finalized_tip.block
         pair = self.driver.divergence()
+        disk = self.space()
         usage = _resident_bytes()
         return {
             "node_id": str(self.settings.node),
@@ -516,11 +559,7 @@ class Replica:
             "executed_height": self.state.latest_height,
             "certified_height": self.state.certified_height,
             "state_digest": self.state._tip.system.digest.hex(),
-            "checkpoints": {
-                str(h): root.hex()
-                for h in self.state.checkpoint_heights()
-                if (root := self.state.checkpoint_root_at(h)) is not None
-            },
+            "checkpoints": {str(h): root.hex() for h, root in self.state.known_roots().items()},
             "peers": [str(p) for p in self.link.connected],
             "peer_standings": {
                 str(node): {**plain, "held_bytes": self.driver.held_bytes(node)}
@@ -530,6 +569,9 @@ class Replica:
             "state_sync": vars(self.statistics),
             "divergence": [_share_plain(s) for s in pair] if pair else None,
             "shares_signed_at": self.driver.own_share_height(),
+            "disk_free_bytes": disk.free_bytes,
+            "disk_reserve_bytes": disk.reserve_bytes,
+            "short_of_space": disk.describe(),
             "resident_bytes": usage,
             "resident_bytes_max": _resident_bytes_max(),
         }

@@ -7,12 +7,12 @@ an offline recovery on top.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from replica.client.folders import link_or_copy
 from replica.client.local_registry import LocalRegistry, SubnetRegistry
 from replica.consensus import driver as consensus
 from replica.consensus.delivery import Batch, Randomness, next_batch
@@ -41,16 +41,15 @@ def replay(
     With an order, the changes of an NNS recovery are made on top, and the result also has
     {new_state_hash, new_checkpoint, registry_version, registry_batch}.
 
-    Raises: Unavailable when blocks are missing, NotVerified when a certification contradicts.
+    Raises: Unavailable when blocks are missing, NotVerified when a certification contradicts,
+    MachineFault: what this node can't read or write gives no root.
     """
     settings = node_settings.load(folder)
     records = LocalRegistry(settings.registry_path)
     package = stored_cup.read(settings.cup_path)
     shutil.rmtree(out, ignore_errors=True)
     (out / "checkpoints").mkdir(parents=True)
-    for source in sorted((settings.data / "checkpoints").glob("[0-9a-f]" * 16)):
-        if int(source.name, 16) <= min(height, package.height):
-            shutil.copytree(source, out / "checkpoints" / source.name, copy_function=os.link)
+    _hang_checkpoints(settings, min(height, package.height), out)
     surroundings = RegistrySurroundings(records, package.subnet)
     state = StateManager(
         out,
@@ -85,6 +84,18 @@ def replay(
     if order is not None:
         result |= _recover(state, order, state_hash)
     return result
+
+
+def _hang_checkpoints(settings: node_settings.NodeSettings, height_max: int, out: Path) -> None:
+    """Give the replica's checkpoints a second name in the replay's folder. Raises: Unavailable."""
+    for source in sorted((settings.data / "checkpoints").glob("[0-9a-f]" * 16)):
+        if int(source.name, 16) > height_max:
+            continue
+        target = out / "checkpoints" / source.name
+        try:
+            shutil.copytree(source, target, copy_function=link_or_copy)
+        except OSError as error:  # also when the replica has just removed it
+            raise Unavailable(f"{source} can't be linked or copied: {error}") from error
 
 
 def _recover(state: StateManager, order: nns_recovery.Order, state_hash: bytes) -> dict[str, Any]:

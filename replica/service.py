@@ -11,6 +11,8 @@ from replica.protocol.ids import Height
 
 REGISTRY_POLL_S = 0.15
 ADVERT_S = 0.5
+SPACE_POLL_S = 0.5
+"""How often a replica that waits for space on its disk looks again."""
 STEP_S_MAX = 1.0
 """At the latest so long after the last step the next one is made."""
 
@@ -74,6 +76,9 @@ class Service:
             for effect in replica.step():
                 if isinstance(effect, consensus.Execute):
                     await asyncio.sleep(0)  # others may want to be answered before the next
+            if replica.waits_for_space:
+                await asyncio.sleep(SPACE_POLL_S)
+                continue
             if self._wake.is_set():
                 await asyncio.sleep(0)
                 continue

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from simulation import campaign
 from simulation.plan import ROLES, Fault, Plan, random_plan
-from simulation.scheduler import MS, SECOND
+from simulation.scheduler import GENESIS_NS, MS, SECOND
 
 T = TypeVar("T")
 
@@ -180,6 +180,22 @@ def _astray(seed: int) -> None:
     drills.run_on(system, "subnet-divergence", listen)
 
 
+def _rotten(seed: int) -> None:
+    """A whole swarm; now and then a replica's next read of its database fails."""
+    from simulation.system import drills
+    from simulation.system.swarm import System
+
+    system = System(seed, Plan(delay_ms_max=20, step_us=8000))
+
+    def fail(node: int) -> None:
+        system.counts["bad database"] += 1
+        system.machines[node].database.fail(0, reads_only=True)
+
+    for i in range(40):
+        system.at(GENESIS_NS + (9_000 + 700 * i) * MS, fail, 1 + (seed + i) % 4)
+    drills.run_on(system, "canister-failure")
+
+
 def _restarts(seed: int) -> None:
     """A whole swarm, whose NNS starts anew again and again."""
     from simulation.system import drills
@@ -267,6 +283,7 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "upgrade": _upgrade,
     "dark": _dark,
     "astray": _astray,
+    "rotten": _rotten,
     "restarts": _restarts,
     "impatient": _impatient,
     "stop and go": _stop_and_go,
@@ -496,6 +513,23 @@ def _never_mend() -> None:
     setattr(LocalRegistry, "mend", lambda self: False)
 
 
+def _sign_what_could_not_be_read() -> None:
+    """An error of the database is a trap of the canister that reads."""
+    from replica.execution import python_runtime
+    from replica.protocol.errors import MachineFault
+
+    guard = python_runtime.guard
+
+    def trusting(loaded: Any, context: Any, action: Any) -> None:
+        try:
+            guard(loaded, context, action)
+        except MachineFault as fault:
+            context._layer.latch.fault = None
+            context.result.trap = str(fault)
+
+    setattr(python_runtime, "guard", trusting)
+
+
 def _answer_before_it_has_caught_up() -> None:
     from replica.node import Replica
 
@@ -691,6 +725,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("brittle", "takes a torn batch for damage", "dark", _mistake_holes),
     Mutant("credulous", "attests what its disk made of its state", "astray", _hash_what_lies_there),
     Mutant("negligent", "never looks at its registry store again", "astray", _never_mend),
+    Mutant(
+        "disk-signs",
+        "takes a read that failed for the canister's trap",
+        "rotten",
+        _sign_what_could_not_be_read,
+    ),
     Mutant(
         "forgetful-server",
         "answers clients with older states than before its restart",

@@ -35,6 +35,8 @@ SYSTEM_KINDS = (
     "misdirected write",
     "old registry",
     "diverge",
+    "bad database",
+    "database rot",
 )
 """Of whole swarms only."""
 ROLES = ("equivocators", "twins", "amnesiacs", "liars", "bad_dealers", "forgers", "perjurers")
@@ -60,11 +62,12 @@ class Fault:
     waits for each sync; bit rot: of the newest checkpoint; misdirected write: a page of what it
     syncs next, if it does before it is started again, lands in another place, among checkpoints,
     catch-up package and registry store; old registry: it comes back with a backup; diverge: its
-    replica computes another state, once, a few heights later."""
+    replica computes another state, once, a few heights later; bad database: one of its replica's
+    next statements fails; database rot: of pages of its replica's database."""
     nodes: tuple[int, ...] = ()
     amount: int = 0
     """skew: by how many nanoseconds; power cut: after how many more syncs; slow disk: nanoseconds
-    for each."""
+    for each; bad database: after how many more statements."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from replica.abi.tables import Table, declare
+from replica.abi.names import TABLES_MAX, check_methods, check_name, check_names, check_path
+from replica.abi.tables import Table, check_names_of, declare
 from replica.protocol import candid
 from replica.protocol.errors import LimitExceeded, Malformed
 from replica.protocol.hashing import sha256
@@ -58,7 +59,7 @@ def build(folder: Path) -> bytes:
     The bytes depend on the contents alone. Raises: BundleRefused.
     """
     data = pack(files_of(folder))
-    read(data)
+    admit(data)
     return data
 
 
@@ -117,6 +118,38 @@ def read(data: bytes) -> Bundle:
     return Bundle(name, candid.parse(did), tables, tuple(dropped), modules, sha256(data))
 
 
+def admit(data: bytes) -> Bundle:
+    """Read and check a bundle that is to be installed: what lies in a state already is read only.
+
+    Raises: BundleRefused, Malformed, LimitExceeded.
+    """
+    bundle = read(data)
+    check_name("canister", bundle.name)
+    check_names_of(bundle.tables)
+    check_names("dropped table", bundle.dropped, TABLES_MAX)
+    check_methods(bundle.interface.methods)
+    paths = list(_unpack(data))
+    for path in paths:
+        check_path(path)
+    for name, source in bundle.modules.items():
+        _admit_source(name, source)
+    if len([p for p in paths if p.endswith(".did")]) != 1:
+        raise BundleRefused("the bundle needs one .did file")
+    if len(bundle.modules) != len([p for p in paths if p.endswith(".py")]):
+        raise BundleRefused("a module is there both as a file and as a folder")
+    return bundle
+
+
+def _admit_source(name: str, source: str) -> None:
+    """Raises: BundleRefused for what former releases took."""
+    tree = ast.parse(source)
+    if _depth(tree) > NESTING_MAX:
+        raise BundleRefused(_TOO_DEEP.format(path=name or "__init__"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.TryStar):
+            raise BundleRefused(f"{name or '__init__'}:{node.lineno}: except* is not allowed here")
+
+
 def _unpack(data: bytes) -> dict[str, str]:
     if len(data) > BUNDLE_BYTES_MAX:
         raise LimitExceeded(f"a bundle has at most {BUNDLE_BYTES_MAX} bytes")
@@ -163,6 +196,10 @@ _FORBIDDEN_NODES: dict[type, str] = {
 
 
 FORMAT_WIDTH_MAX = 10_000
+NESTING_MAX = 80
+"""Of a syntax tree. How deep the parser gets depends on who calls it: what is nested less deep is
+taken everywhere, and what is nested deeper nowhere, with the same words."""
+_TOO_DEEP = "{path}: the code is nested too deep"
 
 
 def _width(node: ast.FormattedValue) -> int:
@@ -179,13 +216,25 @@ def check(path: str, source: str) -> ast.Module:
     """Check one file against the rules. Raises: BundleRefused, naming file and line."""
     try:
         tree = ast.parse(source, path)
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError) as error:
         raise BundleRefused(f"{path}: {error}") from error
+    except (MemoryError, RecursionError) as error:
+        dotted = path.removesuffix(".py").replace("/", ".")
+        raise BundleRefused(_TOO_DEEP.format(path=dotted)) from error
     for node in ast.walk(tree):
         fault = _fault(node)
         if fault:
             raise BundleRefused(f"{path}:{getattr(node, 'lineno', 1)}: {fault} is not allowed here")
     return tree
+
+
+def _depth(tree: ast.AST) -> int:
+    """Return how deep a syntax tree is nested."""
+    level, depth = [tree], 0
+    while level:
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        depth += 1
+    return depth
 
 
 def _fault(node: ast.AST) -> str | None:

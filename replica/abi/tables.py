@@ -5,12 +5,13 @@ Pure. The state layer stores (key bytes, row) pairs of these; SQL sees the colum
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from replica.abi.names import COLUMNS_MAX, INDEXES_MAX, TABLES_MAX, check_names
 from replica.protocol import cbor
-from replica.protocol.errors import LimitExceeded, Malformed
+from replica.protocol.errors import LimitExceeded, MachineFault, Malformed
 from replica.protocol.ids import Principal
 
 KEY_BYTES_MAX = 1024
@@ -52,8 +53,10 @@ class Table:
         return self._by_name[name]
 
 
-def declare(tables: Mapping[str, Any]) -> tuple[Table, ...]:
+def declare(tables: object) -> tuple[Table, ...]:
     """Read the [tables.*] of a canister.toml. Raises: Malformed."""
+    if not isinstance(tables, dict):
+        raise Malformed("tables: one [tables.<name>] each")
     return tuple([_declare_one(name, tables[name]) for name in sorted(tables)])
 
 
@@ -61,33 +64,66 @@ def _declare_one(name: str, spec: Any) -> Table:
     if not isinstance(spec, dict) or not name.isidentifier() or name != name.lower():
         raise Malformed(f"table {name!r}: a lower-case identifier and a table of settings")
     columns = []
-    for column, text in spec.get("columns", {}).items():
+    for column, text in _mapping(name, spec, "columns").items():
         optional = str(text).startswith("opt ")
         type_ = str(text).removeprefix("opt ")
         if type_ not in COLUMN_TYPES or not column.isidentifier():
             raise Malformed(f"table {name}: column {column} has the unknown type {text!r}")
         columns.append(Column(column, type_, optional))
     known = {c.name: c for c in columns}
-    key = tuple(spec.get("key", ()))
-    if not key or any(k not in known or known[k].optional for k in key):
+    key = _column_names(name, "key", spec.get("key"))
+    if any(k not in known or known[k].optional for k in key):
         raise Malformed(f"table {name}: its key must name columns that are not optional")
     indexes = []
-    for index, names in spec.get("indexes", {}).items():
-        unique = index.startswith("unique_")
-        if not names or any(n not in known for n in names):
+    for index, listed in _mapping(name, spec, "indexes").items():
+        names = _column_names(name, f"index {index}", listed)
+        if any(n not in known for n in names):
             raise Malformed(f"table {name}: index {index} names an unknown column")
-        indexes.append(Index(index, tuple(names), unique))
+        indexes.append(Index(index, names, index.startswith("unique_")))
     return Table(name, key, tuple(columns), tuple(indexes))
+
+
+def _mapping(table: str, spec: dict[str, Any], what: str) -> dict[str, Any]:
+    found = spec.get(what, {})
+    if not isinstance(found, dict):
+        raise Malformed(f"table {table}: {what} are names with settings")
+    return found
+
+
+def _column_names(table: str, what: str, listed: object) -> tuple[str, ...]:
+    """Return a list of columns. Raises: Malformed unless it names some."""
+    if not isinstance(listed, list) or not listed or any(not isinstance(n, str) for n in listed):
+        raise Malformed(f"table {table}: {what} is a list of names of columns")
+    return tuple(listed)
+
+
+def check_names_of(tables: Sequence[Table]) -> None:
+    """Raises: Malformed unless all names of new tables keep the rule of `replica.abi.names`."""
+    check_names("table", [t.name for t in tables], TABLES_MAX)
+    for table in tables:
+        columns = [c.name for c in table.columns]
+        check_names(f"table {table.name}: column", columns, COLUMNS_MAX)
+        check_names(f"table {table.name}: index", [i.name for i in table.indexes], INDEXES_MAX)
+        for listed in (table.key, *[i.columns for i in table.indexes]):
+            if len(set(listed)) != len(listed):
+                raise Malformed(f"table {table.name}: a key or index names a column twice")
 
 
 # --- keys ------------------------------------------------------------------------------------
 
 
 def encode_part(column: Column, value: Any) -> bytes:
-    """Encode one value so that byte order is value order. None sorts first."""
-    if column.optional:
-        return b"\x00" if value is None else b"\x01" + _encode_value(column.type, value)
-    return _encode_value(column.type, value)
+    """Encode one value so that byte order is value order. None sorts first.
+
+    Raises: Malformed for a value that is none of the column's.
+    """
+    if column.optional and value is None:
+        return b"\x00"
+    try:
+        raw = _encode_value(column.type, value)
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise Malformed(f"{column.name}: {type(value).__name__} is no {column.type}") from error
+    return b"\x01" + raw if column.optional else raw
 
 
 def _encode_value(type_: str, value: Any) -> bytes:
@@ -148,7 +184,11 @@ def _in_domain(type_: str, value: Any) -> bool:
 
 
 def encode_row(table: Table, row: Row) -> bytes:
-    raw = cbor.dumps([_plain(row[c.name]) for c in table.columns])
+    """Raises: LimitExceeded; Malformed for text that is none (it holds half a character)."""
+    try:
+        raw = cbor.dumps([_plain(row[c.name]) for c in table.columns])
+    except UnicodeEncodeError as error:
+        raise Malformed(f"{table.name}: a text of the row can't be encoded") from error
     if len(raw) > ROW_BYTES_MAX:
         raise LimitExceeded(f"a row of {table.name} has more than {ROW_BYTES_MAX} bytes")
     return raw
@@ -242,7 +282,8 @@ class TableHandle:
         for _, key in self._rows.scan(name, low, prefix_end(low), reverse=False):
             self._spend(8)
             raw = self._rows.get(self._name, key)
-            assert raw is not None, "an index points at a row that is not there"
+            if raw is None:
+                raise MachineFault(f"an index of {self._name} points at a row that is not there")
             yield decode_row(self._table, raw)
 
     def _index(self, index: Index, key: bytes, before: bytes | None, after: Row | None) -> None:

@@ -21,20 +21,28 @@ DECODED_MAX = 3 * POOL_MAX
 class IngressPool:
     """Requests that were checked at the edge; the block maker picks from here."""
 
-    def __init__(self, is_known: Callable[[bytes], bool]) -> None:
-        """`is_known`: whether the state has this request id already."""
+    def __init__(
+        self, is_known: Callable[[bytes], bool], has_room: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`is_known`: whether the state has this request id already. `has_room`: whether this
+        node's disk can hold what follows from more requests."""
         self._requests: dict[bytes, envelope.Request] = {}
-        self._is_known = is_known
+        self._is_known, self._has_room = is_known, has_room
 
     def __len__(self) -> int:
         return len(self._requests)
 
     @property
     def is_full(self) -> bool:
-        return len(self._requests) >= POOL_MAX
+        return len(self._requests) >= POOL_MAX or not self._has_room()
 
     def submit(self, request: envelope.Request) -> bool:
-        """Admit a user's checked request; False when it is here. Raises: Unavailable when full."""
+        """Admit a user's checked request; False when it is here.
+
+        Raises: Unavailable when the pool or the disk is full.
+        """
+        if not self._has_room():
+            raise Unavailable("this node's disk is nearly full: it takes no requests; ask another")
         return self._add(request, SUBMITTED_MAX)
 
     def add(self, request: envelope.Request) -> bool:
@@ -59,6 +67,8 @@ class IngressPool:
     # the port of consensus
 
     def build(self, past: Sequence[Payload], context: ValidationContext, count_max: int) -> Data:
+        if not self._has_room():
+            return Data(())
         taken = {raw for payload in past if isinstance(payload, Data) for raw in payload.ingress}
         self.purge(context.time_ns)
         chosen: list[bytes] = []

@@ -13,6 +13,7 @@ from typing import Any
 
 from replica.abi import bundle as bundles
 from replica.abi.tables import Row, Table
+from replica.client.table_schema import try_tables
 from replica.execution import python_runtime as python
 from replica.execution.metering import Meter
 from replica.protocol import candid
@@ -46,6 +47,8 @@ def run(
     """Install, reinstall or upgrade. When it failed the result says why: drop `layer` then."""
     done = Installed(before)
     try:
+        admitted = bundles.admit(module)
+        try_tables(admitted.name, admitted.tables)
         loaded = python.program(module)
     except Rejected as error:
         return _failed(done, "IC0505", f"the bundle is refused: {error}")
@@ -162,7 +165,7 @@ def _move_rows(
             move = loaded.entries.get(("migrate", placed.table.name))
             moved += _move_table(source, placed, move, context)
 
-    python.guard(loaded, context._meter, context.result, action)
+    python.guard(loaded, context, action)
     return moved
 
 

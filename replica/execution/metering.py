@@ -3,14 +3,20 @@
 Every function entry and loop turn costs a step. Functions, lambdas and generators count as nested
 calls; builtins that consume their argument whole are counted item by item; powers, shifts and
 repetitions are bounded. Exhaustion is no Exception, so canister code can't catch it.
+
+Neither can it catch what is wrong with this node alone: the first statement of every `except` and
+`finally` raises that again, and notes it, as `__exit__` may still hold it back.
 """
 
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+
+from replica.protocol.errors import MachineFault
 
 DEPTH_MAX = 120
 
@@ -19,10 +25,16 @@ class BudgetExhausted(BaseException):
     """Out of steps or too deep; not an Exception, so canister code can't catch it."""
 
 
+UNCATCHABLE = (BudgetExhausted, MachineFault, MemoryError, RecursionError)
+"""The last two are the host's: limits of canisters' own are lower, and the same everywhere."""
+
+
 class Meter:
     def __init__(self, steps_max: int) -> None:
         self.left = steps_max
         self.depth = 0
+        self.uncatchable: BaseException | None = None
+        """What canister code met first of what it can't catch, whether or not it did."""
 
     def spend(self, steps: int = 1) -> None:
         self.left -= steps
@@ -87,6 +99,24 @@ class Weaver(ast.NodeTransformer):
     def visit_For(self, node: ast.For) -> ast.AST:
         self.generic_visit(node)
         node.body.insert(0, self._call("_meter_spend", node))
+        return node
+
+    def visit_Try(self, node: ast.Try) -> ast.AST:
+        self.generic_visit(node)
+        for handler in node.handlers:
+            handler.body.insert(0, self._call("_meter_caught", handler))
+        if node.finalbody:
+            node.finalbody.insert(0, self._call("_meter_caught", node))
+        return node
+
+    def visit_TryStar(self, node: ast.TryStar) -> ast.AST:
+        """Of bundles that former releases took."""
+        return self.visit_Try(node)  # type: ignore[arg-type]
+
+    def visit_With(self, node: ast.With) -> ast.AST:
+        self.generic_visit(node)
+        watched = ast.Try(node.body, [], [], [self._call("_meter_caught", node)])
+        node.body = [ast.fix_missing_locations(ast.copy_location(watched, node))]
         return node
 
     def visit_While(self, node: ast.While) -> ast.AST:
@@ -180,6 +210,7 @@ class Host:
             "_meter_enter": lambda: self.meter.enter(),
             "_meter_leave": lambda: self.meter.leave(),
             "_meter_tick": self.tick,
+            "_meter_caught": self.caught,
             "_metered": self.metered,
             "_metered_run": self.run,
             "_metered_generator": self.generator,
@@ -187,6 +218,18 @@ class Host:
             "_bounded_shift": _bounded_shift,
             "_bounded_mul": _bounded_mul,
         }
+
+    def caught(self) -> None:
+        """Let go on upwards what canister code must not hold back."""
+        error = sys.exc_info()[1]
+        if isinstance(error, BaseExceptionGroup):
+            error = error.subgroup(UNCATCHABLE)
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, UNCATCHABLE):
+            if self.meter.uncatchable is None:
+                self.meter.uncatchable = error
+            raise error
 
     def tick(self) -> bool:
         self.meter.spend()

@@ -16,8 +16,9 @@ from replica.abi import v1
 from replica.abi.tables import RowAccess, TableHandle
 from replica.execution.metering import BudgetExhausted, Host, Meter, Weaver
 from replica.protocol import candid
-from replica.protocol.errors import Rejected
+from replica.protocol.errors import MachineFault, Rejected
 from replica.protocol.ids import CanisterId, Principal
+from replica.state.access import Latch
 from replica.state.placement import Placed, tables_of
 from replica.state.records import Canister
 from replica.state.rows import Layer
@@ -80,6 +81,8 @@ class Program:
         self._modules[name] = namespace
         self.host.meter = Meter(STEPS_MAX)
         exec(compile(tree, path, "exec"), namespace)
+        if self.host.meter.uncatchable is not None:
+            raise self.host.meter.uncatchable
         return namespace
 
     def _builtins(self, module: str) -> dict[str, Any]:
@@ -137,8 +140,20 @@ def program(bundle_bytes: bytes) -> Program:
     read = bundles.read(bundle_bytes)
     found = _programs.get(read.module_hash)
     if found is None:
-        found = _programs[read.module_hash] = Program(read)
+        found = _programs[read.module_hash] = _load(read)
     return found
+
+
+def _load(bundle: bundles.Bundle) -> Program:
+    """Run a bundle's modules once. Raises: Rejected when they fail."""
+    try:
+        return Program(bundle)
+    except (BudgetExhausted, Rejected) as error:
+        raise Trap(f"loading it: {type(error).__name__}: {error}") from error
+    except (MemoryError, RecursionError) as error:
+        raise MachineFault(f"loading a bundle: {type(error).__name__}") from error
+    except Exception as error:
+        raise Trap(f"loading it: {type(error).__name__}: {error}") from error
 
 
 @dataclass
@@ -262,12 +277,16 @@ def run(
                 values = tuple(value)
             result.reply = candid.encode(results.results, values, loaded.bundle.interface)
 
-    guard(loaded, context._meter, result, action)
+    guard(loaded, context, action)
     return result
 
 
-def guard(loaded: Program, meter: Meter, result: Result, action: Callable[[], None]) -> None:
-    """Run canister code metered; what goes wrong is noted in the result."""
+def guard(loaded: Program, context: InvocationContext, action: Callable[[], None]) -> None:
+    """Run canister code metered; what goes wrong is noted in the context's result.
+
+    Raises: MachineFault for what is wrong with this node alone, whatever the code made of it.
+    """
+    meter, result, latch = context._meter, context.result, context._layer.latch
     loaded.host.meter = meter
     before = meter.left
     try:
@@ -276,11 +295,22 @@ def guard(loaded: Program, meter: Meter, result: Result, action: Callable[[], No
         result.rejected = str(refusal)
     except (BudgetExhausted, Rejected) as error:
         result.trap = f"{type(error).__name__}: {error}"
-    except (MemoryError, RecursionError):
-        raise  # the node's own limits: crash rather than decide differently from the others
+    except (MemoryError, RecursionError) as error:
+        raise latch.trip("running a canister", error) from error
     except Exception as error:
         result.trap = f"{type(error).__name__}: {error}"
+    latch.check()
+    _settle(meter, result, latch)
     result.steps += before - max(meter.left, 0)
+
+
+def _settle(meter: Meter, result: Result, latch: Latch) -> None:
+    """See to what the code swallowed although nothing may catch it."""
+    swallowed = meter.uncatchable
+    if isinstance(swallowed, BudgetExhausted):
+        result.trap = f"{type(swallowed).__name__}: {swallowed}"
+    elif swallowed is not None:
+        raise latch.trip("running a canister", swallowed) from swallowed
 
 
 def method_of(loaded: Program, name: str) -> candid.Method | None:

@@ -19,7 +19,7 @@ from replica.execution.management import INTERFACE, Management, Policy
 from replica.execution.metering import Meter
 from replica.protocol import candid, cup, envelope
 from replica.protocol.crypto.dkg import HIGH, LOW, KeyRequest, KeyResult
-from replica.protocol.errors import Rejected
+from replica.protocol.errors import MachineFault, Rejected, Unavailable
 from replica.protocol.ids import MANAGEMENT_CANISTER, CanisterId, Principal, SubnetId
 from replica.protocol.messages import serialize
 from replica.state.records import (
@@ -448,7 +448,19 @@ class QueryAnswer:
 def query(
     snapshot: Snapshot, rows: RowStore, request: envelope.Request, certificate: bytes | None
 ) -> QueryAnswer:
-    """Answer a query from one snapshot and the rows of the same height."""
+    """Answer a query from one snapshot and the rows of the same height.
+
+    Raises: Unavailable when this node can't read or compute it; nothing else is wrong then.
+    """
+    try:
+        return _query(snapshot, rows, request, certificate)
+    except MachineFault as fault:
+        raise Unavailable(f"this node can't answer, ask another one: {fault}") from fault
+
+
+def _query(
+    snapshot: Snapshot, rows: RowStore, request: envelope.Request, certificate: bytes | None
+) -> QueryAnswer:
     canister = snapshot.canisters.get(request.canister_id)
     if canister is None:
         return QueryAnswer(None, 3, f"there is no canister {request.canister_id}", "IC0301")

@@ -1,17 +1,18 @@
 """The state manager: executes batches, keeps snapshots until they are certified, makes checkpoints.
 
 Implements what consensus asks of execution (`StateView`). Owns the folder of checkpoints and the
-database; the database always holds the newest certified height.
+database; the database always holds the newest certified height. Once the machine has failed
+(`MachineFault`), no root and no checkpoint leaves here.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from replica.certification import state_tree
+from replica.client.folders import is_damage
 from replica.consensus.delivery import Batch
 from replica.execution.management import Policy
 from replica.execution.recovery import RecoveryRound, Work, newest_registry_version
@@ -20,11 +21,11 @@ from replica.protocol import hash_tree, manifest
 from replica.protocol.artifacts import Certification
 from replica.protocol.crypto.dkg import KeyRequest
 from replica.protocol.cup import CatchUpPackage
-from replica.protocol.errors import NotVerified, ReprisError, Unavailable
+from replica.protocol.errors import MachineFault, ReprisError, Unavailable
 from replica.protocol.hashing import sha256
 from replica.protocol.ids import Height, RegistryVersion, SubnetId
-from replica.runtime.durable import make_folder, rename, sync_folder, write_durably
 from replica.state import checkpoint
+from replica.state.checkpoints import Checkpoints
 from replica.state.placement import all_tables
 from replica.state.rows import Changes, Layer
 from replica.state.state import Snapshot, genesis
@@ -81,12 +82,10 @@ class StateManager:
         self.root, self.subnet, self.store = root, subnet, store
         self.surroundings, self.fault, self.log = surroundings, fault, log
         self.checkpoints = root / "checkpoints"
-        make_folder(self.checkpoints)
+        self._files = Checkpoints(self.checkpoints, subnet, log)
         self.executed: dict[int, Executed] = {}
         self.certified: Certified | None = None
-        self.manifests: dict[int, manifest.Manifest] = {}
         self._changed = checkpoint.Changed()
-        self._base: int | None = None
         self._tip: Snapshot = genesis(subnet)
         self._requests: hash_tree.Tree = hash_tree.EMPTY
         """The tip's subtree of requests; the next block's differs where requests changed."""
@@ -99,38 +98,41 @@ class StateManager:
         """Load the newest checkpoint that the CUP allows; adopt one under the CUP's height.
 
         Without any, the state is genesis, and consensus asks for the CUP's by state sync.
+        Raises: MachineFault when files can't be read for reasons that are not theirs.
         """
-        self._discard_torn()
+        try:
+            self._open(package)
+        except OSError as error:
+            raise self.store.latch.trip("opening the checkpoints", error) from error
+
+    def _open(self, package: CatchUpPackage) -> None:
+        files = self._files
+        files.tidy()
         if package.state_hash:
-            self._adopt(package)
-        for height in reversed(self.checkpoint_heights()):
+            files.adopt(package.height, package.state_hash, package.epoch)
+        for height in reversed(files.heights()):
             if height > package.height:
                 continue
-            at_package = height == package.height
-            expected = package.state_hash if at_package else self._recorded_root(height)
-            if self._root_of(height) != expected:
-                what = "in the CUP" if at_package else "that was written"
-                self.log(f"the checkpoint at {height} is not the one {what}: set aside")
-                self._discard(height)
-                continue
-            if self._try_load(height, package.epoch):
+            signed = package.state_hash if height == package.height else None
+            fault = files.fault_of(height, package.epoch, signed)
+            if fault:
+                self.log(f"the checkpoint at {height} {fault}: set aside")
+                files.discard(height)
+            elif self._try_load(height, package.epoch):
                 return
         self._start_from(genesis(self.subnet), {}, package.epoch)
-
-    def _discard_torn(self) -> None:
-        for path in self.checkpoints.iterdir():
-            if path.is_dir() and len(path.name) != 16:
-                checkpoint.remove(path)
 
     def _try_load(self, height: int, epoch: int) -> bool:
         try:
             snapshot, changes = checkpoint.load(self.folder(height), Height(height))
         except (ReprisError, OSError, ValueError) as error:
+            if isinstance(error, OSError) and not is_damage(error):
+                raise
             self.log(f"the checkpoint at {height} can't be read ({error}): removed")
-            self._discard(height)
+            self._files.discard(height)
             return False
         self._start_from(snapshot, changes, epoch)
-        self._base = height
+        self._files.base = height
         return True
 
     def _start_from(self, snapshot: Snapshot, changes: Changes, epoch: int) -> None:
@@ -144,30 +146,12 @@ class StateManager:
         self._set_tip(snapshot)
         self._requests = state_tree.requests(hash_tree.EMPTY, snapshot, snapshot.ingress)
         self._certified_height = snapshot.height
-        self._changed, self._base = checkpoint.Changed(), None
+        self._changed, self._files.base = checkpoint.Changed(), None
 
     def _set_tip(self, snapshot: Snapshot) -> None:
         self._tip = snapshot
         requests = tuple([c.request for c in snapshot.system.key_calls])
         self._key_requests[snapshot.height] = requests
-
-    def _adopt(self, package: CatchUpPackage) -> None:
-        """Give a checkpoint with the CUP's root the CUP's height (after a recovery)."""
-        target = self.folder(package.height)
-        if target.exists():
-            return
-        for height in reversed(self.checkpoint_heights()):
-            if height < package.height and self._root_of(height) == package.state_hash:
-                aside = self.checkpoints / f"adopt-{package.height}"
-                checkpoint.remove(aside)
-                for path in checkpoint.files(self.folder(height)):
-                    (aside / path).parent.mkdir(parents=True, exist_ok=True)
-                    os.link(self.folder(height) / path, aside / path)
-                sync_folder(aside)
-                rename(aside, target)
-                self._record_root(package.height, package.state_hash)
-                self.log(f"adopted the checkpoint of height {height} as {package.height}")
-                return
 
     # -- the view of consensus
 
@@ -180,6 +164,8 @@ class StateManager:
         return self._certified_height
 
     def certified_root_at(self, height: int) -> tuple[bytes, bytes] | None:
+        """Return the root of the state tree and its witness. Raises: MachineFault."""
+        self.store.latch.check()
         found = self.executed.get(height)
         return None if found is None else (found.tree.digest, found.witness)
 
@@ -187,8 +173,14 @@ class StateManager:
         return [h for h in self.executed if h > self._certified_height]
 
     def checkpoint_root_at(self, height: int) -> bytes | None:
-        found = self.manifests.get(height)
-        return None if found is None else manifest.root(found)
+        """Return a checkpoint's root, to be signed. Raises: MachineFault."""
+        self.store.latch.check()
+        return self._files.root_at(height)
+
+    def known_roots(self) -> dict[int, bytes]:
+        """Return the checkpoints that are here, by height: to be told, not signed."""
+        found = {h: self._files.root_at(h) for h in self._files.heights()}
+        return {h: root for h, root in found.items() if root is not None}
 
     def key_requests_at(self, height: int) -> tuple[KeyRequest, ...]:
         found = self._key_requests.get(height)
@@ -199,11 +191,20 @@ class StateManager:
     # -- executing
 
     def execute(self, batch: Batch) -> RoundResult:
-        """Run the next block. Raises nothing: what a block holds can't break a replica."""
+        """Run the next block. What a block holds can't break a replica.
+
+        Raises: MachineFault, and nothing of the block was taken over then.
+        """
+        self.store.latch.check()
         assert batch.height == self._tip.height + 1, "batches come in order"
         below = self.executed[self._tip.height].result.rows if self.executed else self.store
         policy = self.surroundings.policy(batch.registry_version)
-        result = Round(self._tip, below, batch, policy).run()
+        try:
+            result = Round(self._tip, below, batch, policy).run()
+        except MachineFault as fault:
+            self.store.latch.note(fault)
+            raise
+        self.store.latch.check()
         snapshot = self._with_fault(result.snapshot)
         self._note_requests(result)
         topology = self.surroundings.topology(batch.registry_version)
@@ -246,6 +247,7 @@ class StateManager:
         below = self._rows().below
         policy = self.surroundings.policy(batch.registry_version)
         result = RecoveryRound(self._tip, below, batch, policy).run_work(work)
+        self.store.latch.check()
         self._note_requests(result)
         tree = state_tree.build(result.snapshot, (), self._requests)
         self._advance(Executed(result.snapshot, tree, b"", result, batch.epoch))
@@ -276,101 +278,49 @@ class StateManager:
 
     def forget_below(self, cup_height: int) -> None:
         """A catch-up package is past these: older checkpoints and retired tables can go."""
-        self.remove_checkpoints_below(cup_height, keep=2)
+        self._files.remove_below(cup_height, keep=2)
         for old in [h for h in self._key_requests if h < cup_height]:
             del self._key_requests[old]
         self.store.drop_retired(min(cup_height, self._certified_height))
 
     # -- checkpoints
 
+    @property
+    def manifests(self) -> dict[int, manifest.Manifest]:
+        """Of the checkpoints that were made or looked at since the start, by height."""
+        return self._files.manifests
+
     def folder(self, height: int) -> Path:
-        return self.checkpoints / f"{height:016x}"
+        return self._files.path(height)
 
     def checkpoint_heights(self) -> list[int]:
-        return sorted(
-            int(p.name, 16) for p in self.checkpoints.iterdir() if p.is_dir() and len(p.name) == 16
-        )
+        return self._files.heights()
+
+    def look_at(self, height: int) -> bytes:
+        """Return the root of a checkpoint; afterwards its manifest is known."""
+        return self._files.root_of(height)
 
     def _rows(self) -> Layer:
         below = self.executed[self._tip.height].result.rows if self.executed else self.store
         return Layer(below)
 
     def make_checkpoint(self) -> bytes:
-        """Write the state at the tip as files; return the manifest's root."""
+        """Write the state at the tip as files; return the manifest's root. Raises: MachineFault."""
         height = self._tip.height
-        target = self.folder(height)
-        if target.exists() and self._root_of(height) != self._recorded_root(height):
-            self._discard(height)  # made before a restart, and rotten since
-        written: dict[str, list[manifest.ChunkInfo]] = {}
-        if not target.exists():
-            aside = self.checkpoints / f"writing-{height}"
-            checkpoint.remove(aside)
-            aside.mkdir()
-            base = self.folder(self._base) if self._base is not None else None
-            if base is not None and not base.is_dir():
-                base = None
-            writer = checkpoint.Writer(aside, base)
-            writer.write(self._tip, self._rows(), self._changed)
-            sync_folder(aside)
-            rename(aside, target)
-            written = writer.written
-        root = self._root_of(height, written)
-        self._record_root(height, root)
-        self._changed, self._base = checkpoint.Changed(), height
+        try:
+            root = self._files.write(self._tip, self._rows(), self._changed)
+        except OSError as error:
+            raise self.store.latch.trip(f"writing the checkpoint of {height}", error) from error
+        self.store.latch.check()
+        self._changed = checkpoint.Changed()
         return root
-
-    def _root_path(self, height: int) -> Path:
-        return self.checkpoints / f"{height:016x}.root"
-
-    def _record_root(self, height: int, root: bytes) -> None:
-        """Note, durably, what a checkpoint's root is: a disk may rot until it is read again."""
-        if self._recorded_root(height) != root:
-            write_durably(self._root_path(height), root)
-
-    def _recorded_root(self, height: int) -> bytes | None:
-        path = self._root_path(height)
-        return path.read_bytes() if path.exists() else None
-
-    def _discard(self, height: int) -> None:
-        """Remove a checkpoint and all that is known of it: another may be made at its height."""
-        checkpoint.remove(self.folder(height))
-        self._root_path(height).unlink(missing_ok=True)
-        self.manifests.pop(height, None)
-
-    def _root_of(
-        self, height: int, written: Mapping[str, list[manifest.ChunkInfo]] | None = None
-    ) -> bytes:
-        found = self.manifests.get(height)
-        if found is None:
-            base = None
-            if self._base is not None and self._base in self.manifests:
-                base = (self.folder(self._base), self.manifests[self._base])
-            found = self.manifests[height] = checkpoint.compute_manifest(
-                self.folder(height), base, written
-            )
-        return manifest.root(found)
-
-    def remove_checkpoints_below(self, height: int, keep: int = 1) -> None:
-        """Keep the newest `keep` checkpoints below a height, remove older ones."""
-        below = [h for h in self.checkpoint_heights() if h < height]
-        for h in below[:-keep] if keep else below:
-            if h != self._base:
-                self._discard(h)
 
     def install_synced(self, folder: Path, height: Height, root: bytes, epoch: int) -> None:
         """Take over a fetched checkpoint. Raises: NotVerified when its root is another one."""
-        computed = checkpoint.compute_manifest(folder)
-        if manifest.root(computed) != root:
-            raise NotVerified("the fetched checkpoint does not hash to the CUP's root")
-        target = self.folder(height)
-        checkpoint.remove(target)
-        sync_folder(folder)
-        rename(folder, target)
-        self._record_root(height, root)
-        self.manifests[height] = computed
-        snapshot, changes = checkpoint.load(target, height)
+        self._files.take(folder, height, root, epoch)
+        snapshot, changes = checkpoint.load(self.folder(height), height)
         self._start_from(snapshot, changes, epoch)
-        self._base = height
+        self._files.base = height
 
 
 __all__ = ["Certified", "StateFault", "StateManager", "Surroundings"]

@@ -157,7 +157,7 @@ class Interface:
             raise Malformed("the effective canister id is not the called one")
         found = self._served()
         data = self._certificate([(b"canister", bytes(request.canister_id), b"certified_data")])
-        answer = execution.query(found.snapshot, self.replica.store, request, data)
+        answer = execution.query(found.snapshot, self.replica.store.for_query(), request, data)
         timestamp = self.replica.clock()
         signed: dict[str, Any] = {"request_id": request.request_id, "timestamp": timestamp}
         body: dict[str, Any]

@@ -6,6 +6,7 @@
     │   ├── NotVerified   a signature, hash or witness that does not hold
     │   ├── NotAuthorized, NotFound, Conflict, LimitExceeded
     └── Unavailable   the environment; the same request may succeed later
+    MachineFault      the node's own disk, database or memory: the process ends
 
 An assertion is our own bug: it stops the process and is never caught. Every class has a stable
 `code`, from which the exit code of a command and the HTTP status of a reply follow.
@@ -83,3 +84,11 @@ class Unavailable(ReprisError):
     code = "unavailable"
     exit_code = 10
     http_status = 503
+
+
+class MachineFault(BaseException):
+    """This node's disk, database or memory failed, and no other node's did.
+
+    Nothing that follows from it may become a result: the replica ends unsigned, and a restart makes
+    its database anew. No Exception, so that canisters' code can't catch it.
+    """

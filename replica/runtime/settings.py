@@ -25,7 +25,7 @@ from typing import Any
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import Malformed
 from replica.protocol.ids import NodeId, Principal
-from replica.runtime.durable import read_checked, write_checked
+from replica.runtime.durable import read_checked, sync_directory, write_checked
 
 ROOT_KEY = "root_key.der"
 
@@ -106,14 +106,21 @@ class NodeSettings:
         )
 
     def clear_state(self) -> None:
-        """Forget the state of the subnet that this node was in; the registry store stays."""
-        for path in self.data.iterdir():
-            if path == self.registry_path:
+        """Forget the state of the subnet that this node was in; the registry store stays.
+
+        The catch-up package, which tells that there is one to forget, goes last: whoever finds it
+        after a crash in between goes on with this.
+        """
+        for path in sorted(self.data.iterdir()):
+            if path in (self.registry_path, self.cup_path):
                 continue
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        sync_directory(self.data)
+        self.cup_path.unlink(missing_ok=True)
+        sync_directory(self.data)
 
     def promised_epoch(self) -> tuple[int, int] | None:
         """Return (epoch, registry version at which the promise was made). Raises: Malformed."""

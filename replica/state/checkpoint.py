@@ -13,6 +13,7 @@ before. Written aside, synced, renamed: a checkpoint that has its name is whole.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from replica.abi.tables import decode_row, index_key, index_table
-from replica.client.folders import files, scan
+from replica.client.folders import files, link_or_copy, scan
 from replica.protocol import canonical, cbor, manifest
 from replica.protocol.errors import Malformed, NotVerified
 from replica.protocol.hashing import sha256
@@ -80,8 +81,17 @@ class Changed:
 class Writer:
     """Writes one checkpoint into a new folder."""
 
-    def __init__(self, folder: Path, base: Path | None) -> None:
+    def __init__(
+        self, folder: Path, base: Path | None, contents: manifest.Manifest | None = None
+    ) -> None:
+        """`contents`: what the base held when it was written or last looked at."""
         self.folder, self.base = folder, base
+        self._known: dict[str, list[manifest.ChunkInfo]] = {}
+        if contents is not None:
+            for info, chunks in zip(contents.files, contents.chunks_by_file(), strict=True):
+                self._known[info.path] = list(chunks)
+        self.copied = 0
+        """So many files that did not change could not be linked."""
         self.written: dict[str, list[manifest.ChunkInfo]] = {}
         """What was written, hashed before: the disk may have put something else there."""
 
@@ -175,7 +185,15 @@ class Writer:
         assert self.base is not None
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(self.base / path, target)
+        if link_or_copy(self.base / path, target):
+            return
+        self.copied += 1
+        known = self._known.get(path)
+        if known is None:
+            return
+        self.written[path] = known
+        if [c.hash for c in scan(target)] != [c.hash for c in known]:
+            raise OSError(errno.EIO, "has rotten since it was written", str(self.base / path))
 
     def _put(self, path: str, data: bytes) -> None:
         """Write a file, or link the base's when it holds the same bytes."""

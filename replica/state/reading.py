@@ -7,11 +7,14 @@ table, the commonest thing canisters do, reads nothing.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import sqlalchemy as sa
+
+from replica.state.access import Access
 
 PAGE_FIRST, PAGE_MAX, PAGE_GROWTH = 8, 512, 8
 REMEMBERED_MAX = 2048
@@ -33,13 +36,19 @@ class Statement:
         self._constants: dict[str, Any] = dict(compiled.params)
         """What the library adds of its own, such as an offset of 0."""
 
-    def run(self, connection: sa.Connection, **values: object) -> Page:
-        with closing(connection.connection.cursor()) as cursor:
-            cursor.execute(self.text, self._bound({**self._constants, **values}))
-            return [tuple(r) for r in cursor.fetchall()]
+    def run(self, access: Access, **values: object) -> Page:
+        """Return the rows. Raises: MachineFault."""
 
-    def run_many(self, connection: sa.Connection, rows: list[dict[str, object]]) -> None:
-        with closing(connection.connection.cursor()) as cursor:
+        def read() -> Page:
+            with closing(access.connection.connection.cursor()) as cursor:
+                cursor.execute(self.text, self._bound({**self._constants, **values}))
+                return [tuple(r) for r in cursor.fetchall()]
+
+        return access.attempt("reading the database", read)
+
+    def run_many(self, access: Access, rows: list[dict[str, object]]) -> None:
+        """Run it for each row, in a transaction of the caller's, who deals with errors."""
+        with closing(access.connection.connection.cursor()) as cursor:
             cursor.executemany(self.text, [self._bound(r) for r in rows])
 
     def _bound(self, values: dict[str, object]) -> Any:
@@ -81,7 +90,7 @@ class TableReader:
 
     def write(
         self,
-        connection: sa.Connection,
+        access: Access,
         keys: list[bytes],
         rows: list[dict[str, object]],
         *,
@@ -95,51 +104,58 @@ class TableReader:
         if self._last is not None:
             self._last = max(self._last, max(keys))
         if gone and not fresh:
-            self._delete.run_many(connection, gone)
+            self._delete.run_many(access, gone)
         if rows:
-            self._insert.run_many(connection, rows)
+            self._insert.run_many(access, rows)
 
-    def get(self, connection: sa.Connection, key: bytes) -> bytes | None:
+    def get(self, access: Access, key: bytes) -> bytes | None:
         if key in self._rows:
             row = self._rows[key]
-        elif key > self._last_key(connection):
+        elif key > self._last_key(access):
             return None
         else:
-            found = self._get.run(connection, key=key)
+            found = self._get.run(access, key=key)
             if len(self._rows) >= REMEMBERED_MAX:
                 self._rows.clear()
             row = self._rows[key] = found[0] if found else None
-        return None if row is None else self._row(key, row)
+        return None if row is None else self._row(access, row)
 
-    def _row(self, key: bytes, found: Row) -> bytes:
+    def _row(self, access: Access, found: Row) -> bytes:
+        """Return a row as those who ask want it. Raises: MachineFault when it is not what was
+        written: the database looks at no row's bytes itself."""
+        key: bytes = found[0]
         row = self._encoded.get(key)
         if row is None:
             if len(self._encoded) >= REMEMBERED_MAX:
                 self._encoded.clear()
-            row = self._encoded[key] = self._encode(found)
+            try:
+                row = self._encode(found)
+                _check(found, row)
+            except Exception as error:
+                raise access.latch.trip("a row of the database is damaged", error) from error
+            self._encoded[key] = row
         return row
 
     def scan(
-        self, connection: sa.Connection, low: bytes, high: bytes | None, reverse: bool
+        self, access: Access, low: bytes, high: bytes | None, reverse: bool
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, row) in key order, a page at a time, so that no cursor stays open."""
         size = PAGE_FIRST
-        while low <= self._last_key(connection):
-            page = self._page(connection, low, high, reverse, size)
+        while low <= self._last_key(access):
+            page = self._page(access, low, high, reverse, size)
             for found in page:
-                key = bytes(found[0])
-                yield key, self._row(key, found)
+                yield found[0], self._row(access, found)
             if len(page) < size:
                 return
             if reverse:
-                high = bytes(page[-1][0])
+                high = page[-1][0]
             else:
-                low = bytes(page[-1][0]) + b"\x00"
+                low = page[-1][0] + b"\x00"
             size = min(PAGE_MAX, size * PAGE_GROWTH)
 
     def _page(
         self,
-        connection: sa.Connection,
+        access: Access,
         low: bytes,
         high: bytes | None,
         reverse: bool,
@@ -152,15 +168,27 @@ class TableReader:
         values: dict[str, object] = {"low": low, "limit": size}
         if high is not None:
             values["high"] = high
-        page = self._scans[reverse, high is not None].run(connection, **values)
+        page = self._scans[reverse, high is not None].run(access, **values)
         if size == PAGE_FIRST:
             if len(self._pages) >= REMEMBERED_MAX:
                 self._pages.clear()
             self._pages[place] = page
         return page
 
-    def _last_key(self, connection: sa.Connection) -> bytes:
+    def _last_key(self, access: Access) -> bytes:
         if self._last is None:
-            found = self._scans[True, False].run(connection, low=b"", limit=1)
-            self._last = bytes(found[0][0]) if found else b""
+            found = self._scans[True, False].run(access, low=b"", limit=1)
+            if found:
+                self._row(access, found[0])
+            self._last = found[0][0] if found else b""
         return self._last
+
+
+def check_of(key: bytes, row: bytes) -> int:
+    """Return the number that tells a row from what a disk may make of it."""
+    return zlib.crc32(row, zlib.crc32(key))
+
+
+def _check(found: Row, row: bytes) -> None:
+    if type(found[0]) is not bytes or found[1] != check_of(found[0], row):
+        raise ValueError(f"its checksum is not {found[1]}")

@@ -11,12 +11,19 @@ from typing import Protocol
 
 from sortedcontainers import SortedList
 
+from replica.state.access import Latch
+
 Changes = dict[str, dict[bytes, bytes | None]]
 """Table name to key to row; None deletes."""
 
 
 class RowStore(Protocol):
     """The durable rows of the newest certified height."""
+
+    @property
+    def latch(self) -> Latch:
+        """Tells whether what was read is worth anything."""
+        ...
 
     def get(self, table: str, key: bytes) -> bytes | None: ...
     def scan(
@@ -28,7 +35,7 @@ class Layer:
     """Uncommitted changes over something below."""
 
     def __init__(self, below: RowStore) -> None:
-        self.below = below
+        self.below, self.latch = below, below.latch
         self.changes: Changes = {}
         self._order: dict[str, SortedList[bytes]] = {}
         """Changed keys in order, of tables that were scanned."""
@@ -77,6 +84,8 @@ class Layer:
         return _merge(iter(list(mine)) if is_topmost else mine, below, reverse=reverse)
 
     def merge_into(self, target: Layer) -> None:
+        """Hand the changes down. Raises: MachineFault when a read below has failed."""
+        self.latch.check()
         for table, rows in self.changes.items():
             if table in target._order:
                 for key, row in rows.items():

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from replica.client.folders import is_damage
 from replica.protocol import manifest
 from replica.protocol.errors import NotVerified
 from replica.protocol.manifest import Manifest
@@ -53,20 +54,23 @@ class Assembly:
         assert self.base is not None or not (self.plan.files or self.plan.chunks)
         for copy in self.plan.files:
             position = self._index[copy.target]
-            source = self._source(copy.source)
             for offset, chunk in enumerate(self._by_file[position]):
-                data = os.pread(source, chunk.size_bytes, chunk.offset)
-                self._reuse(self._first[position] + offset, data)
-            os.close(source)
+                index = self._first[position] + offset
+                self._reuse(index, self._local(copy.source, chunk.size_bytes, chunk.offset))
         for part in self.plan.chunks:
-            source = self._source(part.source)
             size = self.target.chunks[part.chunk].size_bytes
-            self._reuse(part.chunk, os.pread(source, size, part.source_offset))
-            os.close(source)
+            self._reuse(part.chunk, self._local(part.source, size, part.source_offset))
 
-    def _source(self, path: str) -> int:
+    def _local(self, path: str, size: int, offset: int) -> bytes:
+        """Return a part of a local file; nothing when it can't be read: it is fetched then."""
         assert self.base is not None
-        return os.open(self.base / path, os.O_RDONLY)
+        try:
+            with open(self.base / path, "rb") as file:
+                return os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            return b""
 
     def _reuse(self, index: int, data: bytes) -> None:
         if manifest.chunk_hash(data) == self.target.chunks[index].hash:
@@ -105,9 +109,8 @@ class Assembly:
         """Make all files durable; return the folder. Nothing may be missing."""
         assert not self.missing, "the checkpoint is not complete"
         for info in self.target.files:
-            descriptor = os.open(self.files / info.path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            with open(self.files / info.path, "rb") as file:
+                os.fsync(file.fileno())
         self._journal.close()
         return self.files
 

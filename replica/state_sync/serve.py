@@ -11,7 +11,7 @@ from replica.protocol import manifest
 def serve(
     folder: Path, contents: manifest.Manifest, root: bytes, kind: str, index: int
 ) -> bytes | None:
-    """Return the bytes of a part; None when there is no such part here."""
+    """Return the bytes of a part; None when there is none here that can be read: others have it."""
     meta = manifest.meta_manifest(contents)
     if meta.root != root:
         return None
@@ -24,10 +24,7 @@ def serve(
         return None
     chunk = contents.chunks[index]
     try:
-        descriptor = os.open(folder / contents.files[chunk.file_index].path, os.O_RDONLY)
-    except FileNotFoundError:
+        with open(folder / contents.files[chunk.file_index].path, "rb") as file:
+            return os.pread(file.fileno(), chunk.size_bytes, chunk.offset)
+    except OSError:
         return None
-    try:
-        return os.pread(descriptor, chunk.size_bytes, chunk.offset)
-    finally:
-        os.close(descriptor)

@@ -86,7 +86,7 @@ def _run_on(system: System, name: str, say: Callable[[str], None]) -> Outcome:
     main = system.fibers.spawn(work)
     system.schedule_faults()
     try:
-        with system.disks.watched():
+        with system.disks.watched(), system.databases.watched():
             if not system.run(lambda: main.ended, LIMIT_NS):
                 raise Violation(f"the drill is not over after {LIMIT_NS / 1e9:.0f} s")
     finally:
@@ -97,6 +97,7 @@ def _run_on(system: System, name: str, say: Callable[[str], None]) -> Outcome:
             for what, count in machine.disk.lost.items():
                 system.counts[f"lost {what}"] += count
             system.counts["pages gone astray"] += machine.disk.astray
+            system.counts["database errors"] += machine.database.failures
         system.fibers.close()
         shutil.rmtree(folder, ignore_errors=True)
     (outcome,) = outcomes

@@ -8,16 +8,22 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replica.protocol.errors import Unavailable
+from replica.protocol.errors import MachineFault, Unavailable
 from replica.runtime import settings as node_settings
+from replica.runtime.space import Space
 from simulation.checker import Violation
 from simulation.scheduler import draw
+from simulation.system.database import Database
 from simulation.system.disk import Disk, PowerLost, Tree
 from simulation.system.processes import OrchestratorProcess, Process, ReplicaProcess
 from simulation.system.sockets import OPERATOR
 
 if TYPE_CHECKING:
     from simulation.system.swarm import System
+
+SPACE_BYTES = 1 << 40
+SEEN_FULL = 0.5
+"""How many replicas see that their disk is full before they write to it."""
 
 
 class Machine:
@@ -42,7 +48,9 @@ class Machine:
         self._diverges = False
         self.has_lost_power = False
         """Since somebody was at the machine."""
+        self.database = Database(lambda *key: draw(system.seed, "database", index, *key))
         system.disks.add(self.disk, self._before_sync)
+        system.databases.add(folder, self.database)
         self.orchestrator: OrchestratorProcess | None = None
         self.replica: ReplicaProcess | None = None
 
@@ -89,8 +97,17 @@ class Machine:
         self.disk.settle()
         self.has_lost_power = False
 
-    def check_disk_error(self, error: Exception) -> None:
+    def space(self) -> Space:
+        """What the replica sees when it looks at its disk: some fill up before it does."""
+        is_seen = self.full_disk and draw(self.system.seed, "seen full", self.index) < SEEN_FULL
+        return Space(0 if is_seen else SPACE_BYTES // 2, SPACE_BYTES)
+
+    def check_disk_error(self, error: BaseException) -> None:
         """Raises: Violation for an error of the disk that is no fault of the disk's."""
+        if isinstance(error, MachineFault):
+            error = error.__cause__ or error
+            if not isinstance(error, OSError) and not self.database.failures:
+                raise Violation(f"{self.name}: its database fails without a fault: {error}")
         if isinstance(error, OSError) and error.errno != errno.ENOSPC:
             raise Violation(f"{self.name}: two of its processes or threads collide: {error}")
 

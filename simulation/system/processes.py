@@ -21,6 +21,7 @@ from orchestrator import agent as orchestrators
 from orchestrator.interface import Interface
 from orchestrator.replica_process import CrashLoop
 from replica import node as replicas
+from replica.client.folders import is_disk_error
 from replica.client.local_registry import LocalRegistry
 from replica.consensus import driver as consensus
 from replica.delegation import keep_delegation
@@ -31,7 +32,7 @@ from replica.protocol import canonical
 from replica.protocol.artifacts import Artifact, Run
 from replica.protocol.attestation import Attestation
 from replica.protocol.cup import CatchUpPackage
-from replica.protocol.errors import ReprisError
+from replica.protocol.errors import MachineFault, ReprisError
 from replica.protocol.ids import Height, NodeId
 from replica.runtime import settings as node_settings
 from replica.runtime import stored_cup
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 START_MS, START_SPREAD_MS = 150, 300
 """How long a process takes to come up."""
 REGISTRY_POLL_NS = 200 * MS
+SPACE_POLL_NS = 500 * MS
 LINGERS = 0.5
 """How many of an orchestrator's syncs take so long that others act meanwhile."""
 
@@ -64,7 +66,10 @@ class Process:
     def spawn(self, work: Callable[[], None]) -> Fiber:
         def until_dark() -> None:
             with suppress(PowerLost), self.system.fibers.acting(self):
-                work()
+                try:
+                    work()
+                except MachineFault as fault:
+                    self.failed(fault)
 
         fiber = self.system.fibers.spawn(until_dark)
         self._fibers = [f for f in self._fibers if not f.ended]
@@ -84,6 +89,10 @@ class Process:
         """One of its fibers syncs a file. Raises: PowerLost, once the process is gone."""
         if not self.alive:
             raise PowerLost
+
+    def failed(self, fault: MachineFault) -> None:
+        """Its machine failed below it."""
+        raise Violation(f"a machine's fault met what is no replica: {fault}")
 
     def kill(self) -> None:
         self.alive = False
@@ -197,7 +206,8 @@ class ReplicaHandle(CrashLoop):
         if process.alive:
             return True
         now = self._machine.system.now
-        self.note(now - self._started_ns, now)
+        self.note(now - self._started_ns, now, is_fault=process.ended_by_fault)
+        self.last_words = process.last_words
         self._process = self.version = self.cup_epoch = self.run_start = None
         return False
 
@@ -228,6 +238,7 @@ class ReplicaProcess(Process):
         self.number = self.system.next_process()
         self.real: replicas.Replica | None = None
         self.peers: tuple[NodeId, ...] = ()
+        self.ended_by_fault, self.last_words = False, ""
         self._wake_at = -1
         self._busy_until = 0
         """It waits for its disk till then."""
@@ -264,12 +275,14 @@ class ReplicaProcess(Process):
             system.checker.opens(machine, package, package.subnet == records.nns())
             system.checker.started(machine, term, has_memory)
             real.wake, real.begin_sync = self.wake, self._begin_sync
+            real.space = machine.space
             real.link = self
             real.start_consensus()
             system.checker.remembers(machine, term, real.driver)
-        except (ReprisError, OSError) as error:
+        except (ReprisError, OSError, MachineFault) as error:
             machine.check_disk_error(error)
-            self.end(f"did not start: {error}")
+            is_fault = isinstance(error, MachineFault) or is_disk_error(error)
+            self.end(f"did not start: {error}", is_fault=is_fault)
             return
         self.real = real
         self.app = http.build(real, self._wait_certified)
@@ -335,9 +348,16 @@ class ReplicaProcess(Process):
             return
         except OSError as error:
             machine.check_disk_error(error)
-            self.end(f"crashes: {error}")
+            self.end(f"crashes: {error}", is_fault=is_disk_error(error))
+            return
+        except MachineFault as fault:
+            self.failed(fault)
             return
         except PowerLost:
+            return
+        if real.waits_for_space:
+            self.system.counts["waits for space"] += 1
+            self._wake_in(SPACE_POLL_NS)
             return
         self._busy_until = self.system.now + (machine.syncs - syncs) * machine.sync_ns
         self.system.look(self)
@@ -360,10 +380,16 @@ class ReplicaProcess(Process):
             self.end("is cut off")
         return True
 
-    def end(self, why: str) -> None:
+    def failed(self, fault: MachineFault) -> None:
+        self.it.check_disk_error(fault)
+        self.system.counts["machines' faults"] += 1
+        self.end(f"ends unsigned: {fault}", is_fault=True)
+
+    def end(self, why: str, *, is_fault: bool = False) -> None:
         """The process is gone, and all that it held in memory."""
         if not self.alive:
             return
+        self.ended_by_fault, self.last_words = is_fault, why
         self.system.log(self.it, "replica", why)
         if self.it.replica is self:
             self.it.replica = None

@@ -15,6 +15,7 @@ import httpx2
 
 from replica import replay as replaying
 from replica.client.agent import Task, World
+from replica.protocol.errors import MachineFault, Unavailable
 from replica.protocol.nns_recovery import Order
 from simulation.scheduler import MS, draw
 from simulation.system.disk import PowerLost
@@ -154,7 +155,10 @@ class Surroundings(World):
         self, release: Path, node: Path, height: int, out: Path, order: Order | None = None
     ) -> dict[str, Any]:
         self.pause(REPLAY_S / 2)
-        result = replaying.replay(node, height, out, order)
+        try:
+            result = replaying.replay(node, height, out, order)
+        except MachineFault as fault:  # a process of its own: whoever asked goes on
+            raise Unavailable(f"replay to {height} failed: {fault}") from fault
         self.pause(REPLAY_S / 2)
         return result
 

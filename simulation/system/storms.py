@@ -19,6 +19,10 @@ FAULTS_MAX = 7
 SYNCS_MAX = 25
 """So many more times at most may a machine sync a file before its power is cut."""
 SYNC_NS_MAX = 300 * MS
+DATABASE_FAULTS = 0.4
+"""In so many storms a replica's database fails as well."""
+STATEMENTS_MAX = 100
+"""So many more statements at most are run before one fails."""
 REAL_BLS = 0.2
 """In so many storms, threshold signatures are of the curve and not of `open_groups`."""
 AT_THE_LIMIT = ("node-catch-up", "membership-change")
@@ -42,6 +46,7 @@ def storm(name: str, seed: int) -> Plan:
     for i in range(count):
         begin = BEGIN_NS + i * step + int(draw(seed, "begin", i) * step / 2)
         faults += _fault(seed, i, begin, nns, nns + app)
+    faults += _database_faults(seed, nns + app)
     perjurers: tuple[int, ...] = ()
     if name in WITHOUT_THE_FOURTH and draw(seed, "perjury") < 0.4:
         perjurers = (3 if name == "nns-stall" else nns + 3,)
@@ -65,6 +70,18 @@ def storm(name: str, seed: int) -> Plan:
         perjurers=perjurers,
         real_bls=draw(seed, "curve") < REAL_BLS,
     )
+
+
+def _database_faults(seed: int, machines: int) -> list[Fault]:
+    """Draw whether a database fails in this storm: apart from all else, so that it stays as it was
+    where none does."""
+    if draw(seed, "database") >= DATABASE_FAULTS:
+        return []
+    at = BEGIN_NS + int(draw(seed, "database fails") * (END_NS - BEGIN_NS))
+    target = (int(draw(seed, "whose database") * machines),)
+    if draw(seed, "database rots") < 0.4:
+        return [Fault(at, "database rot", target)]
+    return [Fault(at, "bad database", target, int(draw(seed, "statements") * STATEMENTS_MAX))]
 
 
 def _fault(seed: int, i: int, begin: int, nns: int, machines: int) -> list[Fault]:

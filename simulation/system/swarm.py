@@ -24,6 +24,7 @@ from simulation.network import Network
 from simulation.plan import Fault, Plan
 from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
 from simulation.system.checker import SystemChecker
+from simulation.system.database import Databases
 from simulation.system.disk import Disks
 from simulation.system.fibers import Fibers
 from simulation.system.machine import Machine
@@ -47,7 +48,7 @@ class System(Scheduler):
         self.fibers = Fibers(self)
         self.network = _SwarmNetwork(self)
         self.wires = Wires(self.fibers, seed, self._reachable, 4)
-        self.disks = Disks()
+        self.disks, self.databases = Disks(), Databases()
         self.machines: list[Machine] = []
         self.checker = SystemChecker(self)
         self._equivocator, self._forger = Equivocator(self), Forger(self)
@@ -215,6 +216,13 @@ class System(Scheduler):
             case "bit rot":
                 for machine in machines:
                     self._rot(machine)
+            case "bad database":
+                for machine in machines:
+                    machine.database.fail(fault.amount)
+            case "database rot":
+                for machine in machines:
+                    if machine.replica is not None:
+                        machine.database.rot(machine.replica.real)
             case "skew":
                 for machine in machines:
                     machine.skew_ns += fault.amount

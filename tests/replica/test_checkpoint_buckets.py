@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cli.lab.catch_up import REQUESTS_S
 from replica.state import checkpoint
+from replica.state.access import Latch
 from replica.state.rows import Layer
 
 TABLE = "canister/table"
@@ -20,6 +21,8 @@ BORDERS = [k for k in range(KEYS) if checkpoint.is_border(k.to_bytes(2, "big"))]
 
 class Counting:
     """Rows in memory; counts how many were read."""
+
+    latch = Latch()
 
     def __init__(self) -> None:
         self.rows = Layer(_Nothing())
@@ -38,6 +41,8 @@ class Counting:
 
 
 class _Nothing:
+    latch = Latch()
+
     def get(self, table: str, key: bytes) -> bytes | None:
         return None
 

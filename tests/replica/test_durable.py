@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 
-from replica.protocol.errors import Malformed
+from replica.protocol.errors import MachineFault, Malformed
 from replica.runtime.durable import read_checked, write_checked
 from replica.state.store import Store
 
@@ -81,7 +80,7 @@ def test_a_damaged_database_is_no_reason_not_to_start(tmp_path: Path) -> None:
     Store(f"sqlite:///{path}").close()
     for name in ("state.db", "state.db-wal"):
         (tmp_path / name).write_bytes(random.Random(name).randbytes(20_000))
-    with pytest.raises(sqlalchemy.exc.DatabaseError):
+    with pytest.raises(MachineFault, match="opening the database"):
         Store(f"sqlite:///{path}")
     Store(f"sqlite:///{path}", fresh=True).close()
     Store(f"sqlite:///{path}").close()

@@ -9,7 +9,6 @@ import pytest
 
 from replica.abi import bundle as bundles
 from replica.abi.bundle import BundleRefused
-from replica.execution import state_manager
 from replica.execution.round import Round
 from replica.protocol import artifacts, candid, canonical, cup, manifest
 from replica.protocol.artifacts import Block, Summary, ValidationContext
@@ -26,7 +25,7 @@ from replica.protocol.ids import (
     TimeNs,
     canister_id,
 )
-from replica.state import checkpoint
+from replica.state import checkpoint, checkpoints
 from replica.state.records import IngressStatus
 from tests.nns.harness import ADMIN, Machine, Refused, make_bundle
 
@@ -494,7 +493,7 @@ def test_a_checkpoints_root_is_of_what_was_written_whatever_the_disk_holds(
     machine.block(checkpoint=False)
     expected = machine.state.make_checkpoint()
     height = machine.state.latest_height
-    machine.state._discard(height)
-    monkeypatch.setattr(state_manager, "sync_folder", damage)
+    machine.state._files.discard(height)
+    monkeypatch.setattr(checkpoints, "sync_folder", damage)
     assert machine.state.make_checkpoint() == expected
     assert manifest.root(checkpoint.compute_manifest(machine.state.folder(height))) != expected

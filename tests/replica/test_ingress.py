@@ -9,9 +9,11 @@ import pytest
 from replica.execution import ingress
 from replica.execution.ingress import IngressPool, decode_cached
 from replica.protocol import envelope
+from replica.protocol.artifacts import ValidationContext
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import Unavailable
-from replica.protocol.ids import TimeNs
+from replica.protocol.ids import Height, RegistryVersion, TimeNs
+from replica.runtime.space import RESERVE_BYTES, Space
 
 KEY = Ed25519Key(b"\x09" * 32)
 NOW = 1_700_000_000 * 10**9
@@ -63,3 +65,36 @@ def test_what_was_checked_once_is_not_decoded_again() -> None:
     pool, checked = IngressPool(lambda _: False), request(7)
     pool.add(checked)
     assert decode_cached(checked.raw, NOW) is checked
+
+
+def test_a_node_short_of_space_takes_no_requests_and_makes_empty_blocks() -> None:
+    space = Space(100 << 30, 200 << 30)
+    pool = IngressPool(lambda _: False, lambda: not space.is_below_reserve)
+    assert pool.submit(request(1))
+    context = ValidationContext(RegistryVersion(1), Height(0), TimeNs(NOW))
+    assert pool.build((), context, 10).ingress
+    space = Space(RESERVE_BYTES - 1, 200 << 30)
+    with pytest.raises(Unavailable, match="disk is nearly full") as refused:
+        pool.submit(request(2))
+    assert refused.value.http_status == 503 and pool.is_full, "peers' are not taken in either"
+    assert pool.build((), context, 10).ingress == ()
+    space = Space(RESERVE_BYTES, 200 << 30)
+    assert pool.build((), context, 10).ingress == (request(1).raw,)
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "says"),
+    [
+        (512 << 20, 100 << 30, ""),
+        (511 << 20, 100 << 30, "empty blocks"),
+        (63 << 20, 100 << 30, "waits for space"),
+        (5 << 20, 64 << 20, ""),
+        (3 << 20, 64 << 20, "empty blocks"),
+        (0, 64 << 20, "waits for space"),
+        (0, 0, ""),
+    ],
+)
+def test_the_reserve_is_a_share_of_a_small_disk(free: int, total: int, says: str) -> None:
+    said = Space(free, total).describe()
+    assert says in said and bool(says) == bool(said)
+    assert "read-only" in Space(free, total, is_read_only=True).describe()

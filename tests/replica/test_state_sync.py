@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,46 @@ def test_a_restart_goes_on_where_it_stopped(network: Network, tmp_path: Path) ->
     fetched = fetch(network, tmp_path / "scratch", None)
     check(network, fetched)
     assert fetched.bytes_fetched == sum(len(d) for d in NEW.values()) - first.bytes_fetched
+
+
+def test_local_files_that_can_not_be_read_are_fetched_and_stay_no_open_files(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "old", OLD)
+    real, reads = os.pread, [0]
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        reads[0] += 1
+        if reads[0] % 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, size, offset)
+
+    base = folders.manifest_of(tmp_path / "old")
+    target = network.contents
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    assembly = Assembly(scratch, target, tmp_path / "old", plan(base, target))
+    monkeypatch.setattr("replica.state_sync.assemble.os.pread", pread)
+    before = len(os.listdir("/proc/self/fd"))
+    assembly.prepare()
+    assert len(os.listdir("/proc/self/fd")) == before + 1, "the journal's"
+    monkeypatch.undo()
+    for index in sorted(assembly.missing):
+        data = serve.serve(network.folder, target, network.root, "chunk", index)
+        assert data is not None
+        assembly.accept(index, data)
+    assert manifest.root(folders.manifest_of(assembly.finish())) == network.root
+
+
+def test_what_can_not_be_read_is_not_served(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pread(*_: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(serve.os, "pread", pread)
+    before = len(os.listdir("/proc/self/fd"))
+    for index in range(len(network.contents.chunks)):
+        part = serve.serve(network.folder, network.contents, network.root, "chunk", index)
+        assert part is None
+    assert len(os.listdir("/proc/self/fd")) == before
