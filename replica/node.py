@@ -47,9 +47,9 @@ from replica.protocol.ids import (
 )
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
-from replica.runtime import stored_cup
+from replica.runtime import journal, stored_cup
 from replica.runtime.durable import make_folder, rename
-from replica.runtime.journal import Journal
+from replica.runtime.journal import ForeignJournal, Journal
 from replica.runtime.settings import NodeSettings
 from replica.state.store import Store
 from replica.state_sync import fetch, serve
@@ -142,10 +142,30 @@ def pool_journal_path(settings: NodeSettings, epoch: int, version: str) -> Path:
     return settings.data / f"pool-{epoch}-{version[:16]}.journal"
 
 
-def open_pool(path: Path) -> Journal:
+def pool_identity(settings: NodeSettings, subnet: SubnetId, epoch: int, version: str) -> str:
+    """Return what a pool's journal says of itself: the same file name is nobody's proof."""
+    return f"pool of node {settings.node} in subnet {subnet}, epoch {epoch}, release {version}"
+
+
+def read_pool(settings: NodeSettings, package: cup.CatchUpPackage, version: str) -> list[bytes]:
+    """Read what a replica has signed and taken in, also while it runs. Raises: Malformed."""
+    path = pool_journal_path(settings, package.epoch, version)
+    if not path.exists():
+        return []
+    found = journal.read(
+        path, pool_identity(settings, package.subnet, package.epoch, version)
+    )
+    if found.damage:
+        raise Malformed(f"{path}: {found.damage}")
+    return found.records
+
+
+def open_pool(path: Path, identity: str = "") -> Journal:
     """Open what a replica has signed and taken in. Raises: Malformed when it is damaged."""
     try:
-        return Journal(path)
+        return Journal(path, identity)
+    except ForeignJournal:
+        raise
     except Malformed as error:
         raise Malformed(
             f"{error}: what this node signed can't be read back. If there is no good copy of the "
@@ -249,7 +269,10 @@ class Replica:
         for old in self.settings.data.glob("pool-*.journal"):
             if old != path:
                 old.unlink()
-        self.journal = open_pool(path)
+        identity = pool_identity(self.settings, self.subnet, self.package.epoch, self.version)
+        self.journal = open_pool(path, identity)
+        if self.journal.cut_bytes:
+            self.log(f"{self.journal.cut_bytes} bytes of an interrupted write are cut off")
         restored = [artifacts.decode(r) for r in self.journal.records]
         self.journal.records = []
         self.driver.restore(restored, now)

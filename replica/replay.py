@@ -20,7 +20,7 @@ from replica.consensus.reader import Context
 from replica.execution.ingress import IngressPool
 from replica.execution.recovery import newest_registry_version, work_of
 from replica.execution.state_manager import StateManager, Surroundings
-from replica.node import RegistrySurroundings, pool_journal_path, secret_keys
+from replica.node import RegistrySurroundings, read_pool, secret_keys
 from replica.protocol import artifacts, cup, nns_recovery
 from replica.protocol.artifacts import Certification
 from replica.protocol.crypto import bls
@@ -29,7 +29,6 @@ from replica.protocol.errors import NotVerified, Unavailable
 from replica.protocol.ids import Epoch, RegistryVersion
 from replica.runtime import settings as node_settings
 from replica.runtime import stored_cup
-from replica.runtime.journal import scan
 from replica.state.store import Store
 
 
@@ -133,8 +132,7 @@ def _driver(
         may_sign=lambda _: False,
     )
     driver = consensus.Driver(context, package, time.time_ns())
-    path = pool_journal_path(settings, package.epoch, version)
-    stored, _ = scan(path.read_bytes()) if path.exists() else ([], 0)
+    stored = read_pool(settings, package, version)
     driver.restore([artifacts.decode(r) for r in stored], time.time_ns())
     return driver
 

@@ -413,27 +413,25 @@ def _promise_nothing() -> None:
 
 
 def _sync_no_names() -> None:
-    from replica.runtime import durable, journal
+    from replica.runtime import durable
 
-    for module in (durable, journal):
-        setattr(module, "sync_directory", lambda _: None)
+    setattr(durable, "sync_directory", lambda _: None)
 
 
 def _sync_no_batches() -> None:
-    from replica.runtime import journal
+    from replica.runtime.journal import Journal
 
-    def careless(self: Any, records: Any) -> None:
-        self._file.write(journal.frame(records))
-        self._file.flush()
+    def careless(self: Any, data: bytes) -> None:
+        self._file.write(data)
 
-    setattr(journal.Journal, "append", careless)
+    setattr(Journal, "_write", careless)
 
 
 def _mistake_holes() -> None:
-    """A page that was never written is taken for corruption."""
-    from replica.runtime import journal
+    """What was written by half is taken for corruption."""
+    from replica.runtime import journal_format
 
-    setattr(journal, "_has_hole", lambda *_: False)
+    setattr(journal_format, "_follows", lambda *_: True)
 
 
 def _hash_what_lies_there() -> None:

@@ -318,7 +318,7 @@ class ReplicaProcess(Process):
         if self.system.now < self._busy_until:
             self._wake_in(self._busy_until - self.system.now)
             return
-        size, syncs = real.journal._file.tell(), machine.syncs
+        size, syncs = real.journal.bytes_used, machine.syncs
         try:
             for effect in real.step():
                 self.system.seen(self, effect)

@@ -18,7 +18,7 @@ from replica.consensus import driver as consensus
 from replica.p2p import wire
 from replica.protocol.artifacts import Artifact
 from replica.protocol.ids import NodeId
-from replica.runtime.journal import frame, scan
+from replica.runtime import journal, journal_format
 from simulation.adversary import Equivocator, Forger
 from simulation.network import Network
 from simulation.plan import Fault, Plan
@@ -230,8 +230,12 @@ class System(Scheduler):
         machine.hold()
         path = machine.settings.registry_path
         if path.exists():
-            records, _ = scan(path.read_bytes())
-            path.write_bytes(frame(records[:1]) if records else b"")
+            with open(path, "rb") as file:
+                header = journal_format.read_header(file)
+            assert header is not None, "the store is not of a release before"
+            first = journal.read(path).records[:1]
+            parts = journal_format.encode(header[0], header[1].salt, [first] if first else [])
+            path.write_bytes(b"".join(parts))
         if not was_held:
             machine.start()
 
