@@ -23,7 +23,8 @@ from replica.runtime.journal_format import SALT_BYTES, Chain, Found, grouped, re
 
 APPENDED_BYTES = 8 << 20
 """What is written at a time; more in one `append` makes several batches, each synced."""
-REWRITTEN_BYTES = 1 << 20
+REWRITTEN_BYTES = 64 << 10
+"""Small batches: what is salvaged of a damaged file ends before the first that is damaged."""
 DAMAGED = ".damaged"
 """Ends the name of the copy that is kept when a damaged file is salvaged: the newest one."""
 
@@ -150,7 +151,8 @@ class Journal:
         except (OSError, Malformed):
             return False
         is_ours = (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
-        return is_ours and not found.damage and found.chain == self._chain
+        is_whole = found.chain == self._chain and there.st_size == self._chain.position
+        return is_ours and is_whole and not found.damage
 
     def rewrite(self, records: Iterable[bytes]) -> None:
         """Replace all records at once: written aside, synced, renamed.
