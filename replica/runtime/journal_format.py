@@ -25,7 +25,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from replica.protocol.errors import LimitExceeded, Malformed
 
@@ -49,8 +49,7 @@ def digest(data: bytes) -> bytes:
     return sha256(data).digest()[:HASH_BYTES]
 
 
-@dataclass(frozen=True)
-class Chain:
+class Chain(NamedTuple):
     """Where a journal goes on."""
 
     salt: bytes
@@ -132,7 +131,7 @@ def grouped(records: Iterable[bytes], bytes_max: int) -> Iterator[list[bytes]]:
 
 def seal(chain: Chain, records: Iterable[bytes]) -> tuple[bytes, Chain]:
     """Return a batch as it lies in the file, and where the journal goes on after it."""
-    body = b"".join([part for r in records for part in (len(r).to_bytes(4, "big"), r)])
+    body = b"".join([len(r).to_bytes(4, "big") + r for r in records])
     fields = (chain.salt, chain.sequence, len(body), chain.link, digest(body))
     start = _HEAD.pack(*fields)
     check = digest(start)
