@@ -86,7 +86,10 @@ class Orchestrator:
             surroundings = Surroundings(process, World())
         self.surroundings = surroundings
         self.log = surroundings.log
-        self.records = LocalRegistry(settings.registry_path, writable=True)
+        settings.claim_data()
+        self.records = LocalRegistry(
+            settings.registry_path, writable=True, identity=settings.registry_identity
+        )
         if self.records.damage:
             self.log(
                 f"the registry store is no good ({self.records.damage}): goes on from version "

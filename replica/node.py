@@ -225,6 +225,7 @@ class Replica:
     def __post_init__(self) -> None:
         settings = self.settings
         make_folder(settings.data)
+        settings.check_owner()
         self.secrets = settings.secrets()
         self.registry = SubnetRegistry(self.records, self.subnet, settings.stable_age_ns)
         surroundings = RegistrySurroundings(self.records, self.subnet)

@@ -43,7 +43,7 @@ def replay(
     Raises: Unavailable when blocks are missing, NotVerified when a certification contradicts.
     """
     settings = node_settings.load(folder)
-    records = LocalRegistry(settings.registry_path)
+    records = LocalRegistry(settings.registry_path, identity=settings.registry_identity)
     package = stored_cup.read(settings.cup_path)
     shutil.rmtree(out, ignore_errors=True)
     (out / "checkpoints").mkdir(parents=True)

@@ -33,15 +33,10 @@ from replica.client.registry_records import (
 from replica.client.subnet_view import NodeKeys, SubnetView
 from replica.protocol import canonical
 from replica.protocol.errors import Malformed, ReprisError
-from replica.protocol.ids import NodeId, RegistryVersion, SubnetId
+from replica.protocol.ids import RegistryVersion, SubnetId
 from replica.protocol.registry_transport import Delta
 from replica.runtime.durable import copy_durably
 from replica.runtime.journal import DAMAGED, Journal, JournalReader
-
-
-def identity(owner: NodeId | None) -> str:
-    """Return what a store says of itself; empty for a reader: whoever it belongs to."""
-    return "" if owner is None else f"registry store of node {owner}"
 
 
 class LocalRegistry(VersionedRecords):
@@ -51,8 +46,8 @@ class LocalRegistry(VersionedRecords):
     peers have the others, certified.
     """
 
-    def __init__(self, path: Path, *, writable: bool = False, owner: NodeId | None = None) -> None:
-        """`owner`: the node that it must belong to; None: anybody.
+    def __init__(self, path: Path, *, writable: bool = False, identity: str = "") -> None:
+        """`identity`: whose it must be (see `NodeSettings.registry_identity`); empty: anybody's.
 
         Raises: ForeignJournal; Malformed for a damaged store that is opened for reading.
         """
@@ -60,11 +55,11 @@ class LocalRegistry(VersionedRecords):
         self.damage = ""
         """What was wrong with the store when it was opened; its copy is kept beside it."""
         self._journal: Journal | None = None
-        self._reader = JournalReader(path, identity(owner))
+        self._reader = JournalReader(path, identity)
         if not writable:
             self._follow(self._reader.new_records())
             return
-        self._journal = Journal(path, identity(owner), salvage=True)
+        self._journal = Journal(path, identity, salvage=True)
         self.damage = self._journal.damage
         records, self._journal.records = self._journal.records, []
         try:

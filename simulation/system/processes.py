@@ -242,7 +242,7 @@ class ReplicaProcess(Process):
         self.sleep(int((START_MS + START_SPREAD_MS * share) * MS))
         settings = node_settings.load(machine.folder)
         try:
-            records = LocalRegistry(settings.registry_path)
+            records = LocalRegistry(settings.registry_path, identity=settings.registry_identity)
             package = stored_cup.read(settings.cup_path)
             real = replicas.Replica(
                 settings,

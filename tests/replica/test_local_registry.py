@@ -11,7 +11,7 @@ import pytest
 from replica.client.local_registry import LocalRegistry
 from replica.protocol import canonical
 from replica.protocol.errors import Malformed
-from replica.protocol.ids import NodeId, Principal, RegistryVersion
+from replica.protocol.ids import RegistryVersion
 from replica.protocol.registry_transport import Delta, Mutation, encode_batch
 from replica.runtime import journal_format as form
 from replica.runtime.journal import ForeignJournal, Journal
@@ -21,11 +21,11 @@ DELTAS = [
     Delta(RegistryVersion(v), encode_batch((Mutation("key", str(v).encode() * 50),)))
     for v in range(1, COUNT + 3)
 ]
-OWNER, OTHER = NodeId(Principal(b"\x01")), NodeId(Principal(b"\x02"))
+OWNER, OTHER = "registry store of node a", "registry store of node b"
 
 
 def _store(path: Path, count: int = COUNT) -> LocalRegistry:
-    made = LocalRegistry(path, writable=True, owner=OWNER)
+    made = LocalRegistry(path, writable=True, identity=OWNER)
     for delta in DELTAS[:count]:
         made.append([delta])
     return made
@@ -70,7 +70,7 @@ def test_a_store_that_is_damaged_under_its_writer_heals_and_readers_go_on(
 ) -> None:
     path = tmp_path / "registry.journal"
     store = _store(path)
-    reader = LocalRegistry(path, owner=OWNER)
+    reader = LocalRegistry(path, identity=OWNER)
     assert reader.version == COUNT
     DAMAGES[what](path)
     assert not reader.refresh(), "it waits"
@@ -80,8 +80,8 @@ def test_a_store_that_is_damaged_under_its_writer_heals_and_readers_go_on(
     assert store.mend() and not store.mend()
     store.append(DELTAS[: COUNT + 2])
     assert reader.refresh() and reader.version == COUNT + 2
-    assert LocalRegistry(path, owner=OWNER).version == COUNT + 2
-    assert LocalRegistry(path, writable=True, owner=OWNER).deltas == DELTAS[: COUNT + 2]
+    assert LocalRegistry(path, identity=OWNER).version == COUNT + 2
+    assert LocalRegistry(path, writable=True, identity=OWNER).deltas == DELTAS[: COUNT + 2]
 
 
 @pytest.mark.parametrize("what", DAMAGES)
@@ -91,10 +91,10 @@ def test_a_store_that_was_damaged_while_its_writer_was_down_is_salvaged(
     path = tmp_path / "registry.journal"
     _store(path)
     DAMAGES[what](path)
-    store = LocalRegistry(path, writable=True, owner=OWNER)
+    store = LocalRegistry(path, writable=True, identity=OWNER)
     assert store.deltas == DELTAS[: store.version]
     store.append(DELTAS)
-    assert LocalRegistry(path, owner=OWNER).version == len(DELTAS)
+    assert LocalRegistry(path, identity=OWNER).version == len(DELTAS)
     assert not store.mend()
 
 
@@ -117,7 +117,7 @@ def test_a_mend_that_fails_at_any_step_is_made_good_by_the_next(
             store.mend()
     store.append(DELTAS[COUNT : COUNT + 1])
     assert store._journal is not None and store._journal.is_sound()
-    assert LocalRegistry(path, owner=OWNER).version == COUNT + 1
+    assert LocalRegistry(path, identity=OWNER).version == COUNT + 1
 
 
 def test_an_append_that_fails_is_tried_again_in_a_new_file(
@@ -137,10 +137,10 @@ def test_an_append_that_fails_is_tried_again_in_a_new_file(
             with pytest.raises(OSError, match="No space"):
                 store.append(DELTAS[COUNT : COUNT + 1])
             assert store.version == COUNT
-        assert LocalRegistry(path, writable=True, owner=OWNER).version >= COUNT, "a full disk"
+        assert LocalRegistry(path, writable=True, identity=OWNER).version >= COUNT, "a full disk"
     store.append(DELTAS[COUNT : COUNT + 1])
     assert path.stat().st_ino != before
-    assert LocalRegistry(path, owner=OWNER).version == store.version == COUNT + 1
+    assert LocalRegistry(path, identity=OWNER).version == store.version == COUNT + 1
 
 
 def test_a_gap_in_a_whole_journal_is_damage_and_what_comes_before_it_is_kept(
@@ -166,6 +166,6 @@ def test_a_store_of_another_node_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "registry.journal"
     _store(path)
     for writable in (False, True):
-        with pytest.raises(ForeignJournal, match="registry store of node"):
-            LocalRegistry(path, writable=writable, owner=OTHER)
+        with pytest.raises(ForeignJournal, match="is the registry store of node a, not the registry store of node b"):
+            LocalRegistry(path, writable=writable, identity=OTHER)
     assert LocalRegistry(path).version == COUNT
