@@ -21,6 +21,7 @@ from orchestrator.decide import (
     choose_cup,
     decide,
 )
+from orchestrator.disk import RESERVE_BYTES, NodeDisk
 from orchestrator.key_maker import KeyMaker
 from orchestrator.key_receiver import KeyReceiver
 from orchestrator.nns_recovery import NnsRecovery
@@ -77,6 +78,8 @@ class Surroundings:
     world: World
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     log: Callable[[str], None] = log
+    reserve_bytes: int = RESERVE_BYTES
+    """Room that is kept on the disk; 0 where it has no end."""
 
 
 class Orchestrator:
@@ -100,7 +103,9 @@ class Orchestrator:
         """Why this orchestrator acts no more; empty: it does."""
         world = surroundings.world
         self.lock = world.lock()
-        self.replays, self.promises = Replays(settings, world), Promises(settings, world)
+        self.disk = NodeDisk(settings, self.log, surroundings.reserve_bytes)
+        self.replays = Replays(settings, world)
+        self.promises = Promises(settings, world, self.disk.promise_room.give_back)
         self.checks = 0
         self.last_report = ""
         self._open(settings)
@@ -176,25 +181,30 @@ class Orchestrator:
         return local.subnet if needed and local is not None else None
 
     def check(self) -> None:
-        """One turn of the loop."""
+        """One turn of the loop. Raises: OSError; what the disk refuses stands in the status."""
         with self.lock:
             if self.frozen:
                 return
-            self.checks += 1
-            if self.checks % LOOK_AT_STORE_EVERY == 0:
-                self._mend_store()
-            try:
-                self.replicator.poll()
-            except Conflict as error:
-                self.frozen = str(error)
-                self.log(self.frozen)
-                return
-            self.recovery.step()
-            self._follow_root_key()
-            if self.checks % LOOK_AT_SHARES_EVERY == 0:
-                self.receiver.step()
-            for action in decide(self._facts()):
-                self._act(action)
+            with self.disk.noticing():
+                self._check()
+                self.disk.worked()
+
+    def _check(self) -> None:
+        self.checks += 1
+        if self.checks % LOOK_AT_STORE_EVERY == 0:
+            self._mend_store()
+        try:
+            self.replicator.poll()
+        except Conflict as error:
+            self.frozen = str(error)
+            self.log(self.frozen)
+            return
+        self.recovery.step()
+        self._follow_root_key()
+        if self.checks % LOOK_AT_SHARES_EVERY == 0:
+            self.receiver.step()
+        for action in decide(self._facts()):
+            self._act(action)
 
     def _mend_store(self) -> None:
         if self.records.mend():
@@ -276,6 +286,7 @@ class Orchestrator:
             except ReprisError as error:
                 self._act(Report(str(error)))
                 return
+            self.disk.make_room()
             self.log(f"starts release {action.version[:12]} at CUP {local.height}")
             self.process.start(folder, action.version, local.epoch)
         elif action.text != self.last_report:
@@ -289,11 +300,13 @@ class Orchestrator:
             raise Unavailable("this node has no subnet or no CUP yet")
         view = self.records.view(subnet, package.registry_version)
         version = self.process.version or view.replica_version
-        return self.attestor.attest(subnet, height, self.releases.folder(version))
+        with self.disk.answering():
+            return self.attestor.attest(subnet, height, self.releases.folder(version))
 
     def halt(self, order: bytes) -> dict[str, Any]:
         """Halt this node of the NNS on its operator's signed order."""
-        return self.recovery.halt(order, self.subnet(), self.attestor.agent)
+        with self.disk.answering():
+            return self.recovery.halt(order, self.subnet(), self.attestor.agent)
 
     def status(self) -> dict[str, Any]:
         package = self.cups.local()
@@ -305,6 +318,7 @@ class Orchestrator:
             "registry_failures": self.replicator.failures,
             "registry_error": self.replicator.last_error,
             "frozen": self.frozen,
+            "disk_error": self.disk.problem,
             "replica_pid": self.process.pid,
             "replica_version": self.process.version,
             "replica_crashes": self.process.crashes,

@@ -8,8 +8,10 @@ fault.json       drills only: the documented fault of this node
 executed.log     drills only: which release executed which block
 releases/        the releases that this node holds, by SHA-256
 promise.json     an epoch in which this node will sign nothing more
+promise.reserve  room for it on a full disk
 data/            all below: what a lost disk loses
   owner             the node whose data this is
+  reserve           room that is given back when the disk is full
   registry.journal  local registry store
   cup.stored        the newest catch-up package this node acts on
   checkpoints/, pool-*.journal, state.db
@@ -92,6 +94,14 @@ class NodeSettings:
         return self.folder / "promise.json"
 
     @property
+    def promise_reserve_path(self) -> Path:
+        return self.folder / "promise.reserve"
+
+    @property
+    def reserve_path(self) -> Path:
+        return self.data / "reserve"
+
+    @property
     def fault_path(self) -> Path:
         return self.folder / "fault.json"
 
@@ -157,7 +167,7 @@ class NodeSettings:
 
         The catch-up package goes last: it tells that there is something to clear.
         """
-        kept = {self.registry_path, self.owner_path, self.cup_path}
+        kept = {self.registry_path, self.owner_path, self.reserve_path, self.cup_path}
         for path in self.data.iterdir():
             if path in kept:
                 continue

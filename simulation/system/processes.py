@@ -123,6 +123,7 @@ class OrchestratorProcess(Process):
             world=world,
             monotonic_ns=lambda: system.now,
             log=lambda text: system.log(machine, "orchestrator", text),
+            reserve_bytes=0,  # this disk is full or it is not
         )
         settings = node_settings.load(machine.folder)
         self.real = orchestrators.Orchestrator(settings, surroundings)

@@ -1,0 +1,97 @@
+"""What this node's disk refuses, in words, and the room that is kept for when it is full.
+
+Two reserves: one for a replica to start in and for a replay (a journal is written anew at every
+start), and a small one for a promise alone, since no attestation is given without.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from replica.protocol.errors import Unavailable
+from replica.runtime.reserve import Reserve, free_bytes
+from replica.runtime.settings import NodeSettings
+
+RESERVE_BYTES = 16 << 20
+"""For the pool's journal, which holds an interval, and for what a checkpoint changes; both have
+some megabytes. A journal that is longer has to wait for space."""
+PROMISE_RESERVE_BYTES = 64 << 10
+LOW_BYTES = 8 << 20
+"""With less, the reserve is given back before something that must be written."""
+REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full: the quota is used up",
+    errno.EFBIG: "the disk takes no longer files",
+    errno.EROFS: "the disk is read-only: its file system may have found an error",
+    errno.EIO: "the disk fails",
+}
+
+
+def reason(error: OSError) -> str:
+    """Return what a disk refuses; empty for an error that is no disk's."""
+    words = REASONS.get(error.errno or 0, "")
+    where = f" ({error.filename})" if words and error.filename else ""
+    return words + where
+
+
+class NodeDisk:
+    """A node's disk, as its orchestrator finds it."""
+
+    def __init__(
+        self, settings: NodeSettings, log: Callable[[str], None], reserve_bytes: int
+    ) -> None:
+        """`reserve_bytes`: 0 keeps nothing, also not for promises."""
+        self.settings, self.log = settings, log
+        self.room = Reserve(settings.reserve_path, reserve_bytes)
+        small = PROMISE_RESERVE_BYTES if reserve_bytes else 0
+        self.promise_room = Reserve(settings.promise_reserve_path, small)
+        self.problem = ""
+        """Why something could not be written; empty: everything could, the last time."""
+
+    @contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Note what the disk refuses of what is done inside; the error goes on."""
+        try:
+            yield
+        except OSError as error:
+            found = reason(error)
+            if found and found != self.problem:
+                self.log(f"{found}: tried again until it works")
+            self.problem = found
+            raise
+
+    def worked(self) -> None:
+        """All of a check could be written. Look at the rest, and see to the reserves."""
+        if not self.settings.data.is_dir():
+            return  # it was taken away just now
+        if os.statvfs(self.settings.data).f_flag & os.ST_RDONLY:
+            self.problem = REASONS[errno.EROFS]
+            return
+        free = free_bytes(self.settings.data)
+        is_low = self.room.size_bytes and free < LOW_BYTES
+        self.problem = f"the disk is nearly full: {free >> 10} KiB are left" if is_low else ""
+        if not is_low:
+            self.promise_room.keep()
+            self.room.keep()
+
+    def make_room(self) -> None:
+        """Give the reserve back if there is little space: something must be written now."""
+        if not self.room.path.exists() or free_bytes(self.settings.data) >= LOW_BYTES:
+            return
+        if self.room.give_back():
+            self.log(f"the disk is nearly full: gives back {self.room.size_bytes >> 20} MiB")
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Make room for what a caller asked for. Raises: Unavailable for what the disk refuses."""
+        self.make_room()
+        try:
+            with self.noticing():
+                yield
+        except OSError as error:
+            if not self.problem:
+                raise
+            raise Unavailable(f"{self.problem}: make room, and ask again") from error
