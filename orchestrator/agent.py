@@ -109,6 +109,7 @@ class Orchestrator:
         self.checks = 0
         self.last_report = ""
         self._open(settings)
+        self.releases.sweep()
 
     def _open(self, settings: NodeSettings) -> None:
         """Make all that goes by the settings: also when another root key is trusted."""
@@ -282,7 +283,7 @@ class Orchestrator:
                 return
             self._mend_store()
             try:
-                folder = self.releases.folder(action.version)
+                folder = self.releases.ready(action.version)
             except ReprisError as error:
                 self._act(Report(str(error)))
                 return
@@ -301,7 +302,7 @@ class Orchestrator:
         view = self.records.view(subnet, package.registry_version)
         version = self.process.version or view.replica_version
         with self.disk.answering():
-            return self.attestor.attest(subnet, height, self.releases.folder(version))
+            return self.attestor.attest(subnet, height, self.releases.ready(version))
 
     def halt(self, order: bytes) -> dict[str, Any]:
         """Halt this node of the NNS on its operator's signed order."""

@@ -206,7 +206,8 @@ def _write_nodes(
         make_folder(home)
         held = home / "releases" / release_folder.name
         shutil.copytree(release_folder, held, copy_function=os.link)
-        os.link(release_folder.with_suffix(".zip"), held.with_suffix(".zip"))
+        for suffix in (".zip", ".files"):
+            os.link(release_folder.with_suffix(suffix), held.with_suffix(suffix))
         write_secret(home / "keys.json", json.dumps(node.to_plain()).encode())
         settings = {
             "node_id": str(node.node),

@@ -13,6 +13,8 @@ from hashlib import shake_256
 from pathlib import Path
 
 from cli.lab.ground import Ground
+from replica.abi.bundle import pack
+from replica.client import release
 from replica.client.agent import World
 from replica.consensus import driver as consensus
 from replica.p2p import wire
@@ -35,8 +37,8 @@ LINGER_MS = 100
 """How long an orchestrator waits for a sync at the most, when it has to."""
 STOP_NS = 600 * MS
 """How long a node takes to stop when it is asked to."""
-RELEASE = "5e" * 32
-"""What stands for the first release's SHA-256: no package is built for a simulation."""
+RELEASE = pack([("replica/__main__.py", b"# what runs in a simulation is what simulates\n")])
+"""The first release: nothing is started from it."""
 
 
 class System(Scheduler):
@@ -279,10 +281,7 @@ class SimulatedGround(Ground):
         return list(range(self._port - count, self._port))
 
     def first_release(self, published: Path) -> Path:
-        folder = published / RELEASE
-        folder.mkdir(parents=True)
-        folder.with_suffix(".zip").write_bytes(b"a release")
-        return folder
+        return release.unpack(RELEASE, published, release.digest(RELEASE))
 
     def processes(self, folders: Sequence[Path]) -> _Processes:
         return _Processes(self.system, folders)

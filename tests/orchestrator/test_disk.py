@@ -125,7 +125,7 @@ def test_what_the_disk_refuses_stands_in_the_status_until_it_works(
     )
     orchestrator = Orchestrator(settings, Surroundings(process, World(), log=said.append))
     monkeypatch.setattr(orchestrator.releases, "has", lambda _: True)
-    monkeypatch.setattr(orchestrator.releases, "folder", lambda _: settings.folder)
+    monkeypatch.setattr(orchestrator.releases, "ready", lambda _: settings.folder)
     for _ in range(3):
         check(orchestrator)
         assert told in orchestrator.status()["disk_error"]
