@@ -34,6 +34,7 @@ from replica.client.agent import Agent, World
 from replica.client.local_registry import LocalRegistry
 from replica.protocol.errors import Conflict, NotFound, ReprisError, Unavailable
 from replica.protocol.ids import SubnetId
+from replica.runtime import leftovers
 from replica.runtime import settings as node_settings
 from replica.runtime.settings import NodeSettings
 
@@ -110,6 +111,7 @@ class Orchestrator:
         self.last_report = ""
         self._open(settings)
         self.releases.sweep()
+        leftovers.sweep_replays(settings.data)
 
     def _open(self, settings: NodeSettings) -> None:
         """Make all that goes by the settings: also when another root key is trusted."""

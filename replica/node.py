@@ -47,13 +47,14 @@ from replica.protocol.ids import (
 )
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
-from replica.runtime import journal, stored_cup
+from replica.runtime import journal, leftovers, stored_cup
 from replica.runtime.durable import make_folder, rename
 from replica.runtime.journal import ForeignJournal, Journal
 from replica.runtime.settings import NodeSettings
 from replica.state.store import Store
 from replica.state_sync import fetch, serve
 
+LOG_CHARACTERS_MAX = 400
 ADVERTISED_MAX = 3
 """Newest checkpoints that are offered to peers."""
 DIVERGED_EXIT = 86
@@ -251,6 +252,7 @@ class Replica:
     def start_consensus(self) -> None:
         """Open the state at the CUP and take back what this epoch's pool holds."""
         self._load_fault()
+        self._sweep()
         self.state.open(self.package)
         now = self.monotonic()
         context = Context(
@@ -283,6 +285,14 @@ class Replica:
             f"starts at CUP {self.package.height} (epoch {self.package.epoch}), state "
             f"{self.state.latest_height}, {len(restored)} artifacts"
         )
+
+    def _sweep(self) -> None:
+        """Remove what an earlier run left unfinished."""
+        data = self.settings.data
+        names = leftovers.sweep_unfinished(data)
+        names += leftovers.sweep_syncs(data, self.package.state_hash)
+        if names:
+            self.log(f"removes what an earlier run left: {', '.join(names)}"[:LOG_CHARACTERS_MAX])
 
     def _may_sign(self, epoch: int) -> bool:
         """Keep the promise of an attestation until the registry has moved on."""
@@ -406,13 +416,18 @@ class Replica:
         keep += [artifacts.encode(a) for a in self.driver.certifications.validated]
         self.journal.rewrite(keep)
         self.state.forget_below(package.height)
+        if not self.syncing:
+            leftovers.sweep_syncs(self.settings.data, package.state_hash)
+        if package.is_signed:
+            interval = self.registry.subnet(self.registry.latest_version).interval_length + 1
+            leftovers.sweep_diverged(self.settings.data, package.height - 2 * interval)
         self.log(f"CUP {package.height} state {package.state_hash.hex()[:12]}")
 
     def _set_aside_diverged(self, height: Height) -> None:
         """Our state is not what the subnet certified: drop it and start over from the CUP."""
         self.log(f"DIVERGED at height {height}: others certified another state; starting over")
         if self.package.height:
-            aside = self.settings.data / "diverged_checkpoints"
+            aside = self.settings.data / leftovers.DIVERGED
             shutil.rmtree(aside, ignore_errors=True)
             rename(self.state.checkpoints, aside)
         raise SystemExit(DIVERGED_EXIT)
