@@ -193,6 +193,11 @@ def _next(file: BinaryIO, chain: Chain, size: int) -> tuple[list[bytes], Chain] 
     return records, Chain(salt, end, sequence + 1, head[-HASH_BYTES:])
 
 
+def body_bytes(head: bytes) -> int:
+    """Return how long the body is that a sound head announces."""
+    return int(_HEAD.unpack_from(head)[2])
+
+
 def split(body: bytes) -> list[bytes] | None:
     """Return the records of a batch; None when its lengths lead out of it."""
     out = []
