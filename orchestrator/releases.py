@@ -78,7 +78,9 @@ class Releases:
         """Remove what a crash has left. Only while nothing is downloaded."""
         removed = release.sweep(self.root)
         if removed:
-            self.log(f"removes what was left of releases: {', '.join(removed)}"[:LOG_CHARACTERS_MAX])
+            self.log(
+                f"removes what was left of releases: {', '.join(removed)}"[:LOG_CHARACTERS_MAX]
+            )
 
     def has(self, version: str) -> bool:
         try:

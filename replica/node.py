@@ -153,9 +153,7 @@ def read_pool(settings: NodeSettings, package: cup.CatchUpPackage, version: str)
     path = pool_journal_path(settings, package.epoch, version)
     if not path.exists():
         return []
-    found = journal.read(
-        path, pool_identity(settings, package.subnet, package.epoch, version)
-    )
+    found = journal.read(path, pool_identity(settings, package.subnet, package.epoch, version))
     if found.damage:
         raise Malformed(f"{path}: {found.damage}")
     return found.records

@@ -30,7 +30,7 @@ from replica.client.registry_records import (
     threshold_key,
     tls_certificate,
 )
-from replica.client.subnet_view import NodeKeys, SubnetView
+from replica.client.subnet_view import SubnetView
 from replica.protocol import canonical
 from replica.protocol.errors import Malformed, ReprisError
 from replica.protocol.ids import RegistryVersion, SubnetId
@@ -150,6 +150,7 @@ class SubnetRegistry:
     def stable_version(self, now_ns: int) -> RegistryVersion:
         old = [v for t, v in self._arrivals if t + self._age <= now_ns]
         return old[-1] if old else self._arrivals[0][1]
+
 
 __all__ = [
     "COMMITTEE_SIGNING",

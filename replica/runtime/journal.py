@@ -64,7 +64,9 @@ def _read_v1(file: BinaryIO, position: int) -> Found:
     file.seek(position)
     data = file.read()
     if not position and not journal_v1.begins(data):
-        what = "it is no journal: its beginning is damaged" if data else "it is empty: no journal is"
+        what = (
+            "it is no journal: its beginning is damaged" if data else "it is empty: no journal is"
+        )
         return Found([], Chain(b"", 0, 0, b""), what)
     records, end, damage = journal_v1.scan(data)
     return Found(records, Chain(b"", position + end, 0, b""), damage)

@@ -153,7 +153,7 @@ def encode(identity: str, salt: bytes, batches: Iterable[Iterable[bytes]]) -> It
 
 
 def scan(file: BinaryIO, chain: Chain, size: int) -> Found:
-    """Read batch after batch; of the file's bytes, `size` count: a writer may add more meanwhile."""
+    """Read batch after batch of the first `size` bytes: a writer may add more meanwhile."""
     records: list[bytes] = []
     while chain.position < size:
         found = _next(file, chain, size)
@@ -176,8 +176,7 @@ def _next(file: BinaryIO, chain: Chain, size: int) -> tuple[list[bytes], Chain] 
         return f"a batch of another journal at byte {chain.position}"
     if (sequence, link) != (chain.sequence, chain.link):
         return (
-            f"batch {sequence} stands where batch {chain.sequence} should, "
-            f"at byte {chain.position}"
+            f"batch {sequence} stands where batch {chain.sequence} should, at byte {chain.position}"
         )
     end = chain.position + HEAD_BYTES + length
     if length > BATCH_BYTES_MAX:

@@ -157,7 +157,7 @@ class NodeSettings:
         return True
 
     def claim_data(self) -> None:
-        """Make the folder of data, and mark it as this node's. Raises: as `check_owner`, OSError."""
+        """Make the folder of data, marked as this node's. Raises: as `check_owner`, OSError."""
         make_folder(self.data)
         if not self.check_owner():
             write_checked(self.owner_path, str(self.node).encode())

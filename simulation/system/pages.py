@@ -64,7 +64,7 @@ class Shelf:
     def _look(self, name: str, records: list[bytes], after: str) -> None:
         before = self.promised[name]
         if records[: len(before)] != before:
-            raise Violation(f"{name}: {len(before)} records were promised, not all are there {after}")
+            raise Violation(f"{name}: {len(before)} promised records are not all there {after}")
 
     # -- faults
 

@@ -105,7 +105,7 @@ def test_a_promise_finds_room_on_a_full_disk(
 
 @pytest.mark.parametrize(
     ("code", "told"),
-    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the disk is read-only"), (errno.EIO, "fails")],
+    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "disk is read-only"), (errno.EIO, "fails")],
 )
 def test_what_the_disk_refuses_stands_in_the_status_until_it_works(
     settings: NodeSettings, monkeypatch: pytest.MonkeyPatch, code: int, told: str

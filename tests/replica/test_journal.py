@@ -1,4 +1,4 @@
-"""Journals as files: what was appended is there, what failed is over, what is foreign is refused."""
+"""Journals as files: what was appended is there, what failed is over, who is foreign is told."""
 
 from __future__ import annotations
 

@@ -166,6 +166,8 @@ def test_a_store_of_another_node_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "registry.journal"
     _store(path)
     for writable in (False, True):
-        with pytest.raises(ForeignJournal, match="is the registry store of node a, not the registry store of node b"):
+        with pytest.raises(
+            ForeignJournal, match="store of node a, not the registry store of node b"
+        ):
             LocalRegistry(path, writable=writable, identity=OTHER)
     assert LocalRegistry(path).version == COUNT
