@@ -16,11 +16,11 @@ from replica.runtime.reserve import Reserve, free_bytes
 from replica.runtime.settings import NodeSettings
 
 RESERVE_BYTES = 16 << 20
-"""For the pool's journal, which holds an interval, and for what a checkpoint changes; both have
-some megabytes. A journal that is longer has to wait for space."""
+"""For what a checkpoint changes and what else a start writes; the length of the pool's journal comes
+on top, as it is written anew."""
+STEP_BYTES = 8 << 20
+"""The reserve follows the journal in such steps."""
 PROMISE_RESERVE_BYTES = 64 << 10
-LOW_BYTES = 8 << 20
-"""With less, the reserve is given back before something that must be written."""
 REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk is full: the quota is used up",
@@ -45,6 +45,7 @@ class NodeDisk:
     ) -> None:
         """`reserve_bytes`: 0 keeps nothing, also not for promises."""
         self.settings, self.log = settings, log
+        self.least_bytes = reserve_bytes
         self.room = Reserve(settings.reserve_path, reserve_bytes)
         small = PROMISE_RESERVE_BYTES if reserve_bytes else 0
         self.promise_room = Reserve(settings.promise_reserve_path, small)
@@ -71,15 +72,22 @@ class NodeDisk:
             self.problem = REASONS[errno.EROFS]
             return
         free = free_bytes(self.settings.data)
-        is_low = self.room.size_bytes and free < LOW_BYTES
+        self._measure()
+        is_low = free < self.room.size_bytes
         self.problem = f"the disk is nearly full: {free >> 10} KiB are left" if is_low else ""
         if not is_low:
             self.promise_room.keep()
             self.room.keep()
 
+    def _measure(self) -> None:
+        """Have the reserve follow the length of the pool's journal."""
+        if self.least_bytes:
+            pools = sum(p.stat().st_size for p in self.settings.data.glob("pool-*.journal"))
+            self.room.size_bytes = self.least_bytes + -(-pools // STEP_BYTES) * STEP_BYTES
+
     def make_room(self) -> None:
-        """Give the reserve back if there is little space: something must be written now."""
-        if not self.room.path.exists() or free_bytes(self.settings.data) >= LOW_BYTES:
+        """Give the reserve back if there is less space than that: something must be written now."""
+        if free_bytes(self.settings.data) >= self.room.size_bytes:
             return
         if self.room.give_back():
             self.log(f"the disk is nearly full: gives back {self.room.size_bytes >> 20} MiB")

@@ -7,6 +7,7 @@ there is room for twice as much.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from replica.runtime.durable import rename
@@ -23,25 +24,29 @@ class Reserve:
         """`size_bytes`: 0 keeps nothing."""
         self.path, self.size_bytes = path, size_bytes
 
-    def keep(self) -> bool:
-        """Make the file, unless it is there or there is too little room; return whether it is."""
-        if self.path.exists() or not self.size_bytes:
-            return bool(self.size_bytes)
-        if free_bytes(self.path.parent) < 2 * self.size_bytes:
-            return False
+    def keep(self) -> None:
+        """Make the file, or make it as long as it should be, if there is room for twice as much."""
+        held = self.path.stat().st_size if self.path.exists() else 0
+        if held == self.size_bytes or free_bytes(self.path.parent) + held < 2 * self.size_bytes:
+            return
         beside = self.path.with_name(self.path.name + ".new")
+        beside.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.rename(self.path, beside)
         try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            try:
-                os.posix_fallocate(descriptor, 0, self.size_bytes)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            self._allocate(beside)
             rename(beside, self.path)
-        except OSError:
-            beside.unlink(missing_ok=True)  # somebody was faster: there is less room than it seemed
-            return False
-        return True
+        except OSError:  # somebody was faster: there is less room than it seemed
+            beside.unlink(missing_ok=True)
+
+    def _allocate(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, self.size_bytes)
+            os.ftruncate(descriptor, self.size_bytes)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def give_back(self) -> bool:
         """Remove the file; return whether it was there."""

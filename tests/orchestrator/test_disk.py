@@ -64,15 +64,23 @@ def test_room_is_kept_while_there_is_some_and_given_back_when_there_is_none(
     assert settings.promise_reserve_path.stat().st_size == disks.PROMISE_RESERVE_BYTES
     disk.make_room()
     assert settings.reserve_path.exists()
-    free[0] = 5
+    free[0] = 15
     disk.worked()
-    assert disk.problem == "the disk is nearly full: 5120 KiB are left"
+    assert disk.problem == "the disk is nearly full: 15360 KiB are left"
     disk.make_room()
     assert not settings.reserve_path.exists() and "gives back 16 MiB" in said[-1]
     for left, is_kept in ((21, False), (31, False), (32, True)):
         free[0] = left
         disk.worked()
         assert not disk.problem and settings.reserve_path.exists() == is_kept
+    pool = settings.data / "pool-1-a.journal"
+    for pool_mib, left, size_mib in ((9, 31, 16), (9, 60, 32), (0, 60, 16), (1, 1000, 24)):
+        with open(pool, "wb") as file:
+            file.truncate(pool_mib * MIB)
+        free[0] = left
+        disk.worked()
+        assert settings.reserve_path.stat().st_size == size_mib * MIB
+    pool.unlink()
     assert sorted(p.name for p in settings.data.iterdir()) == [
         "owner",
         "registry.journal",
