@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 from replica.certification.state_tree import SubnetEntry, Topology
@@ -47,9 +46,9 @@ from replica.protocol.ids import (
 )
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
-from replica.runtime import journal, leftovers, stored_cup
+from replica.runtime import leftovers, stored_cup
 from replica.runtime.durable import make_folder, rename
-from replica.runtime.journal import ForeignJournal, Journal
+from replica.runtime.pool_journal import open_pool, pool_identity, pool_journal_path
 from replica.runtime.settings import NodeSettings
 from replica.state.store import Store
 from replica.state_sync import fetch, serve
@@ -133,45 +132,6 @@ def secret_keys(settings: NodeSettings) -> SecretKeys:
     return SecretKeys(
         settings.node, secrets.signing, secrets.committee, secrets.shares, secrets.dealing
     )
-
-
-def pool_journal_path(settings: NodeSettings, epoch: int, version: str) -> Path:
-    """Each epoch has a pool of its own: nothing signed before a recovery can leak past it.
-
-    So has each release in it: blocks above the CUP at which releases change are the new one's.
-    """
-    return settings.data / f"pool-{epoch}-{version[:16]}.journal"
-
-
-def pool_identity(settings: NodeSettings, subnet: SubnetId, epoch: int, version: str) -> str:
-    """Return what a pool's journal says of itself: the same file name is nobody's proof."""
-    return f"pool of node {settings.node} in subnet {subnet}, epoch {epoch}, release {version}"
-
-
-def read_pool(settings: NodeSettings, package: cup.CatchUpPackage, version: str) -> list[bytes]:
-    """Read what a replica has signed and taken in, also while it runs. Raises: Malformed."""
-    path = pool_journal_path(settings, package.epoch, version)
-    if not path.exists():
-        return []
-    found = journal.read(path, pool_identity(settings, package.subnet, package.epoch, version))
-    if found.damage:
-        raise Malformed(f"{path}: {found.damage}")
-    return found.records
-
-
-def open_pool(path: Path, identity: str = "") -> Journal:
-    """Open what a replica has signed and taken in. Raises: Malformed when it is damaged."""
-    try:
-        return Journal(path, identity)
-    except ForeignJournal:
-        raise
-    except Malformed as error:
-        raise Malformed(
-            f"{error}: what this node signed can't be read back. If there is no good copy of the "
-            "file, move it away: the replica starts without it, and peers send it the rest. Until "
-            "the next catch-up package it may contradict what it signed, as faulty nodes do, so "
-            "never do this on more than f nodes of a subnet at a time"
-        ) from error
 
 
 class Link(Protocol):
@@ -267,11 +227,9 @@ class Replica:
         )
         self.driver = consensus.Driver(context, self.package, now)
         path = pool_journal_path(self.settings, self.package.epoch, self.version)
-        for old in self.settings.data.glob("pool-*.journal"):
-            if old != path:
-                old.unlink()
         identity = pool_identity(self.settings, self.subnet, self.package.epoch, self.version)
         self.journal = open_pool(path, identity)
+        leftovers.sweep_pools(self.settings.data, path)
         if self.journal.cut_bytes:
             self.log(f"{self.journal.cut_bytes} bytes of an interrupted write are cut off")
         restored = [artifacts.decode(r) for r in self.journal.records]

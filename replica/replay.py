@@ -20,7 +20,7 @@ from replica.consensus.reader import Context
 from replica.execution.ingress import IngressPool
 from replica.execution.recovery import newest_registry_version, work_of
 from replica.execution.state_manager import StateManager, Surroundings
-from replica.node import RegistrySurroundings, read_pool, secret_keys
+from replica.node import RegistrySurroundings, secret_keys
 from replica.protocol import artifacts, cup, nns_recovery
 from replica.protocol.artifacts import Certification
 from replica.protocol.crypto import bls
@@ -29,6 +29,7 @@ from replica.protocol.errors import NotVerified, Unavailable
 from replica.protocol.ids import Epoch, RegistryVersion
 from replica.runtime import settings as node_settings
 from replica.runtime import stored_cup
+from replica.runtime.pool_journal import read_pool
 from replica.state.store import Store
 
 

@@ -9,7 +9,8 @@ import re
 import shutil
 from pathlib import Path
 
-POOL = re.compile(r"pool-\d+-[^/]*\.journal\.new")
+POOL = re.compile(r"pool-\d+-[^/.]*\.journal")
+POOL_ASIDE = re.compile(rf"{POOL.pattern}\.new")
 SYNC = re.compile(r"sync-[0-9a-f]{16}")
 ROOT = re.compile(r"[0-9a-f]{16}\.root\.new")
 CHECKPOINT = re.compile(r"[0-9a-f]{16}")
@@ -34,7 +35,12 @@ def _named(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 def sweep_unfinished(data: Path) -> list[str]:
     """Remove what a replica was writing aside when it ended. Only while none runs."""
-    return remove(_named(data, POOL) + _named(data / "checkpoints", ROOT))
+    return remove(_named(data, POOL_ASIDE) + _named(data / "checkpoints", ROOT))
+
+
+def sweep_pools(data: Path, current: Path) -> list[str]:
+    """Remove the pools of epochs and releases that are over: all but this one."""
+    return remove([p for p in _named(data, POOL) if p != current])
 
 
 def sweep_syncs(data: Path, state_hash: bytes) -> list[str]:

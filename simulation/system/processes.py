@@ -34,6 +34,7 @@ from replica.protocol.errors import ReprisError
 from replica.protocol.ids import Height, NodeId
 from replica.runtime import settings as node_settings
 from replica.runtime import stored_cup
+from replica.runtime.pool_journal import pool_journal_path
 from simulation.adversary import Played
 from simulation.checker import Violation
 from simulation.scheduler import MS, draw
@@ -255,7 +256,7 @@ class ReplicaProcess(Process):
                 monotonic=lambda: system.now,
                 log=lambda text: system.log(machine, "replica", text),
             )
-            journal = replicas.pool_journal_path(settings, package.epoch, self.version)
+            journal = pool_journal_path(settings, package.epoch, self.version)
             term = (machine.index, package.subnet, package.epoch, self.version)
             has_memory = journal.exists() and journal.stat().st_size > 0
             system.checker.opens(machine, package, package.subnet == records.nns())

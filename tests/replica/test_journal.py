@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from replica.node import open_pool
 from replica.protocol.errors import LimitExceeded, Malformed, Unavailable
 from replica.runtime import journal as journals
 from replica.runtime import journal_format as form
 from replica.runtime.journal import ForeignJournal, Journal, JournalReader, read
+from replica.runtime.pool_journal import open_pool
 from simulation.system.disk import Disk, Disks
 
 PAGE_BYTES = 4096

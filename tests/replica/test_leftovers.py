@@ -50,6 +50,15 @@ def test_only_what_has_a_name_that_was_given_is_swept(tmp_path: Path) -> None:
     assert not leftovers.sweep_unfinished(tmp_path) and not leftovers.sweep_replays(tmp_path)
 
 
+def test_pools_of_other_epochs_are_swept_and_copies_of_pools_are_not(tmp_path: Path) -> None:
+    names = ("pool-1-abc.journal", "pool-2-abc.journal", "pool-2-def.journal")
+    copies = ("pool-copy.journal", "pool-1-abc.journal.bak", "pool-1-abc.journal.damaged")
+    for name in (*names, *copies):
+        (tmp_path / name).write_bytes(b"x")
+    swept = leftovers.sweep_pools(tmp_path, tmp_path / names[1])
+    assert swept == [names[0], names[2]] and _names(tmp_path) == {names[1], *copies}
+
+
 def test_a_diverged_state_is_kept_until_the_subnet_is_far_past_it(tmp_path: Path) -> None:
     aside = tmp_path / leftovers.DIVERGED
     for height in (100, 200):
