@@ -16,8 +16,8 @@ from replica.runtime.reserve import Reserve, free_bytes
 from replica.runtime.settings import NodeSettings
 
 RESERVE_BYTES = 16 << 20
-"""For what a checkpoint changes and what else a start writes. The length of the pool's journal, which
-is then written anew, comes on top."""
+"""For what a checkpoint changes and what else a start writes; the length of the pool's journal is
+added, since that is written anew."""
 STEP_BYTES = 8 << 20
 """The reserve follows the journal in such steps."""
 PROMISE_RESERVE_BYTES = 64 << 10
