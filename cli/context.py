@@ -36,7 +36,9 @@ def status_rows(found: Swarm, subnet: SubnetEntry | None = None) -> list[dict[st
     if subnet is None and found.spares:
         entries.append(SubnetEntry("spare", SubnetId(Principal(b"")), found.spares))
     for entry in entries:
-        for report in detect.look(entry, probe):
+        reports = detect.look(entry, probe)
+        troubles = probe.each(lambda report: detect.trouble(report, probe), reports)
+        for report, trouble in zip(reports, troubles, strict=True):
             status = report.status or {}
             rows.append(
                 {
@@ -49,6 +51,7 @@ def status_rows(found: Swarm, subnet: SubnetEntry | None = None) -> list[dict[st
                     "cup": status.get("cup_height"),
                     "registry": status.get("registry_version"),
                     "state_digest": str(status.get("state_digest", ""))[:12],
+                    "trouble": trouble,
                     "url": report.node.http_url,
                 }
             )

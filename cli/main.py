@@ -203,7 +203,7 @@ def subnet_change_members(
 
 @node_app.command("list")
 def node_list(folder: Folder = HERE, output: Output = "table") -> None:
-    """List all nodes with their heights."""
+    """List all nodes with their heights, and what their orchestrators find wrong with them."""
     with errors():
         from cli import context
 
@@ -216,6 +216,7 @@ def node_list(folder: Folder = HERE, output: Output = "table") -> None:
             "cup",
             "registry",
             "state_digest",
+            "trouble",
             "url",
         ]
         rows = context.status_rows(context.swarm(folder))

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import signal
+import time
 from pathlib import Path
 
 import uvicorn
@@ -14,10 +15,13 @@ from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from orchestrator.agent import Orchestrator
+from orchestrator.agent import Orchestrator, log
 from orchestrator.interface import Interface
-from replica.protocol.errors import LimitExceeded
+from replica.protocol.errors import LimitExceeded, ReprisError
 from replica.runtime import settings as node_settings
+
+LOOK_AGAIN_S = 1.0
+"""How often a folder that can't be opened is tried again: a person has to put it right."""
 
 
 def build(orchestrator: Orchestrator) -> FastAPI:
@@ -41,13 +45,36 @@ def build(orchestrator: Orchestrator) -> FastAPI:
     return app
 
 
-async def serve(folder: Path) -> None:
-    settings = node_settings.load(folder)
-    orchestrator = Orchestrator(settings)
+def open_node(folder: Path) -> Orchestrator:
+    """Open a node's folder; while it is not as it should be, say so once, and look again."""
+    said = ""
+    while True:
+        try:
+            return Orchestrator(node_settings.load(folder))
+        except (ReprisError, OSError) as error:
+            if str(error) != said:
+                said = str(error)
+                log(f"does not start: {said}")
+            time.sleep(LOOK_AGAIN_S)
+
+
+def check(orchestrator: Orchestrator) -> None:
+    """Check once; what the disk refuses stands in the status, and is tried again."""
+    try:
+        orchestrator.check()
+    except OSError as error:
+        if not orchestrator.disk.problem:
+            raise
+        logging.getLogger(__name__).debug("a check failed: %s", error)
+
+
+async def serve(orchestrator: Orchestrator) -> None:
+    settings = orchestrator.settings
     scheduler = BackgroundScheduler(timezone="UTC")
     scheduler.add_job(
-        orchestrator.check,
+        check,
         "interval",
+        args=[orchestrator],
         seconds=settings.poll_ns / 1e9,
         max_instances=1,
         coalesce=True,
@@ -55,7 +82,7 @@ async def serve(folder: Path) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await asyncio.to_thread(orchestrator.check)
+    await asyncio.to_thread(check, orchestrator)
     scheduler.start()
     server = uvicorn.Server(
         uvicorn.Config(
@@ -80,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m orchestrator", description=__doc__)
     parser.add_argument("--node", type=Path, required=True, help="the node's folder")
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
-    asyncio.run(serve(parser.parse_args().node))
+    asyncio.run(serve(open_node(parser.parse_args().node)))
 
 
 if __name__ == "__main__":

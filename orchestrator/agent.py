@@ -21,6 +21,7 @@ from orchestrator.decide import (
     choose_cup,
     decide,
 )
+from orchestrator.disk import RESERVE_BYTES, NodeDisk
 from orchestrator.key_maker import KeyMaker
 from orchestrator.key_receiver import KeyReceiver
 from orchestrator.nns_recovery import NnsRecovery
@@ -34,6 +35,7 @@ from replica.client.local_registry import LocalRegistry
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Conflict, NotFound, ReprisError, Unavailable
 from replica.protocol.ids import SubnetId
+from replica.runtime import leftovers
 from replica.runtime import settings as node_settings
 from replica.runtime.settings import NodeSettings
 
@@ -79,6 +81,8 @@ class Surroundings:
     world: World
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     log: Callable[[str], None] = log
+    reserve_bytes: int = RESERVE_BYTES
+    """Room that is kept on the disk; 0 where it has no end."""
 
 
 class Orchestrator:
@@ -88,7 +92,10 @@ class Orchestrator:
             surroundings = Surroundings(process, World())
         self.surroundings = surroundings
         self.log = surroundings.log
-        self.records = LocalRegistry(settings.registry_path, writable=True)
+        settings.claim_data()
+        self.records = LocalRegistry(
+            settings.registry_path, writable=True, identity=settings.registry_identity
+        )
         if self.records.damage:
             self.log(
                 f"the registry store is no good ({self.records.damage}): goes on from version "
@@ -99,10 +106,14 @@ class Orchestrator:
         """Why this orchestrator acts no more; empty: it does."""
         world = surroundings.world
         self.lock = world.lock()
-        self.replays, self.promises = Replays(settings, world), Promises(settings, world)
+        self.disk = NodeDisk(settings, self.log, surroundings.reserve_bytes)
+        self.replays = Replays(settings, world)
+        self.promises = Promises(settings, world, self.disk.promise_room.give_back)
         self.checks = 0
         self.last_report = ""
         self._open(settings)
+        self.releases.sweep()
+        leftovers.sweep_replays(settings.data)
 
     def _open(self, settings: NodeSettings) -> None:
         """Make all that goes by the settings: also when another root key is trusted."""
@@ -175,25 +186,30 @@ class Orchestrator:
         return local.subnet if needed and local is not None else None
 
     def check(self) -> None:
-        """One turn of the loop."""
+        """One turn of the loop. Raises: OSError; what the disk refuses stands in the status."""
         with self.lock:
             if self.frozen:
                 return
-            self.checks += 1
-            if self.checks % LOOK_AT_STORE_EVERY == 0:
-                self._mend_store()
-            try:
-                self.replicator.poll()
-            except Conflict as error:
-                self.frozen = str(error)
-                self.log(self.frozen)
-                return
-            self.recovery.step()
-            self._follow_root_key()
-            if self.checks % LOOK_AT_SHARES_EVERY == 0:
-                self.receiver.step()
-            for action in decide(self._facts()):
-                self._act(action)
+            with self.disk.noticing():
+                self._check()
+                self.disk.worked()
+
+    def _check(self) -> None:
+        self.checks += 1
+        if self.checks % LOOK_AT_STORE_EVERY == 0:
+            self._mend_store()
+        try:
+            self.replicator.poll()
+        except Conflict as error:
+            self.frozen = str(error)
+            self.log(self.frozen)
+            return
+        self.recovery.step()
+        self._follow_root_key()
+        if self.checks % LOOK_AT_SHARES_EVERY == 0:
+            self.receiver.step()
+        for action in decide(self._facts()):
+            self._act(action)
 
     def _mend_store(self) -> None:
         if self.records.mend():
@@ -272,10 +288,11 @@ class Orchestrator:
                 return
             self._mend_store()
             try:
-                folder = self.releases.folder(action.version)
+                folder = self.releases.ready(action.version)
             except ReprisError as error:
                 self._act(Report(str(error)))
                 return
+            self.disk.make_room()
             self.log(f"starts release {action.version[:12]} at CUP {local.height}")
             self.process.start(folder, action.version, local)
         elif action.text != self.last_report:
@@ -289,11 +306,13 @@ class Orchestrator:
             raise Unavailable("this node has no subnet or no CUP yet")
         view = self.records.view(subnet, package.registry_version)
         version = self.process.version or view.replica_version
-        return self.attestor.attest(subnet, height, self.releases.folder(version))
+        with self.disk.answering():
+            return self.attestor.attest(subnet, height, self.releases.ready(version))
 
     def halt(self, order: bytes) -> dict[str, Any]:
         """Halt this node of the NNS on its operator's signed order."""
-        return self.recovery.halt(order, self.subnet(), self.attestor.agent)
+        with self.disk.answering():
+            return self.recovery.halt(order, self.subnet(), self.attestor.agent)
 
     def status(self) -> dict[str, Any]:
         package = self.cups.local()
@@ -305,6 +324,7 @@ class Orchestrator:
             "registry_failures": self.replicator.failures,
             "registry_error": self.replicator.last_error,
             "frozen": self.frozen,
+            "disk_error": self.disk.problem,
             "replica_pid": self.process.pid,
             "replica_version": self.process.version,
             "replica_crashes": self.process.crashes,

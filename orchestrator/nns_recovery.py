@@ -201,7 +201,7 @@ class NnsRecovery:
             if local is None:
                 raise NotFound("this node has no catch-up package")
             before = self.records.view(recovery.subnet, local.registry_version).replica_version
-            folder = self.releases.folder(before)
+            folder = self.releases.ready(before)
             with self.replays.replayed(folder, recovery.state_height, recovery.order) as result:
                 if result["new_state_hash"] == recovery.new_state_hash.hex():
                     self.replays.keep(Path(result["new_checkpoint"]))

@@ -27,6 +27,7 @@ from replica.runtime.settings import NodeSettings
 KEPT = 2
 DOWNLOAD_S_MAX = 120.0
 RETRY_S = 1.0
+LOG_CHARACTERS_MAX = 400
 
 
 class Releases:
@@ -57,6 +58,29 @@ class Releases:
         if not folder.is_dir():
             raise Unavailable(f"the release {version[:12]} is not here yet")
         return folder
+
+    def ready(self, version: str) -> Path:
+        """Return the folder of a release to start something from: it is what its package says.
+
+        One that has rotted, or that a crash left half there, is unpacked anew from the package
+        beside it. Raises: Unavailable, NotFound.
+        """
+        folder = self.folder(version)
+        with self._unpacking:
+            if release.is_sound(self.root, folder.name):
+                return folder
+            self.log(f"the release {version[:12]} is not what its package says: unpacked anew")
+            if release.restore(self.root, folder.name):
+                return folder
+        raise Unavailable(f"the release {version[:12]} and its package are damaged: fetched again")
+
+    def sweep(self) -> None:
+        """Remove what a crash has left. Only while nothing is downloaded."""
+        removed = release.sweep(self.root)
+        if removed:
+            self.log(
+                f"removes what was left of releases: {', '.join(removed)}"[:LOG_CHARACTERS_MAX]
+            )
 
     def has(self, version: str) -> bool:
         try:
@@ -144,4 +168,5 @@ class Releases:
         for path in held:
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
-                (self.root / f"{path.name}.zip").unlink(missing_ok=True)
+                release.package_path(self.root, path.name).unlink(missing_ok=True)
+                release.files_path(self.root, path.name).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,11 @@ class Replays:
 class Promises:
     """This node's word to sign nothing more in an epoch. It is never taken back."""
 
-    def __init__(self, settings: NodeSettings, world: World) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: NodeSettings, world: World, make_room: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`make_room`: gives back what is kept for promises; whether there was any."""
+        self.settings, self.make_room = settings, make_room
         self._lock = world.lock()
 
     def give(self, epoch: int, registry_version: int) -> None:
@@ -84,4 +87,12 @@ class Promises:
             if given is not None and given[0] > epoch:
                 raise Conflict(f"this node is past epoch {epoch}: it halted in epoch {given[0]}")
             if given is None or given < (epoch, registry_version):
-                self.settings.promise(epoch, registry_version)
+                self._write(epoch, registry_version)
+
+    def _write(self, epoch: int, registry_version: int) -> None:
+        try:
+            self.settings.promise(epoch, registry_version)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self.make_room():
+                raise
+            self.settings.promise(epoch, registry_version)

@@ -75,7 +75,7 @@ async def _run(folder: Path, version: str) -> int:
     from replica.http import app
 
     settings = node_settings.load(folder)
-    records = LocalRegistry(settings.registry_path)
+    records = LocalRegistry(settings.registry_path, identity=settings.registry_identity)
     package = stored_cup.read(settings.cup_path)
     replica = Replica(settings, version, records, package.subnet, package)
     stop = asyncio.Event()

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 from replica.certification.state_tree import SubnetEntry, Topology
@@ -54,15 +53,15 @@ from replica.protocol.ids import (
 )
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
-from replica.runtime import space, stored_cup
+from replica.runtime import leftovers, space, stored_cup
 from replica.runtime.durable import make_folder, rename
-from replica.runtime.journal import Journal
+from replica.runtime.pool_journal import open_pool, pool_identity, pool_journal_path
 from replica.runtime.settings import NodeSettings
 from replica.runtime.space import Space
-from replica.state.checkpoints import sweep
 from replica.state.store import Store
 from replica.state_sync import fetch, serve
 
+LOG_CHARACTERS_MAX = 400
 ADVERTISED_MAX = 3
 """Newest checkpoints that are offered to peers."""
 DIVERGED_EXIT = 86
@@ -153,27 +152,6 @@ def secret_keys(settings: NodeSettings) -> SecretKeys:
     )
 
 
-def pool_journal_path(settings: NodeSettings, epoch: int, run: artifacts.Run) -> Path:
-    """Each epoch has a pool of its own: nothing signed before a recovery can leak past it.
-
-    So has each run in it: blocks above the CUP at which releases change are the new one's.
-    """
-    return settings.data / f"pool-{epoch}-{run.start}-{run.release[:16]}.journal"
-
-
-def open_pool(path: Path) -> Journal:
-    """Open what a replica has signed and taken in. Raises: Malformed when it is damaged."""
-    try:
-        return Journal(path)
-    except Malformed as error:
-        raise Malformed(
-            f"{error}: what this node signed can't be read back. If there is no good copy of the "
-            "file, move it away: the replica starts without it, and peers send it the rest. Until "
-            "the next catch-up package it may contradict what it signed, as faulty nodes do, so "
-            "never do this on more than f nodes of a subnet at a time"
-        ) from error
-
-
 class Link(Protocol):
     """The way to the peers."""
 
@@ -234,6 +212,7 @@ class Replica:
     def __post_init__(self) -> None:
         settings = self.settings
         make_folder(settings.data)
+        settings.check_owner()
         self.space = lambda: space.look(settings.data)
         self.waits_for_space = False
         """Whether the last step was left out, as the disk is full."""
@@ -265,6 +244,7 @@ class Replica:
     def start_consensus(self) -> None:
         """Open the state at the CUP and take back what this epoch's pool holds."""
         self._load_fault()
+        self._sweep()
         self.state.open(self.package)
         now = self.monotonic()
         context = Context(
@@ -280,11 +260,13 @@ class Replica:
             may_sign=self._may_sign,
         )
         self.driver = consensus.Driver(context, self.package, now)
-        path = pool_journal_path(self.settings, self.package.epoch, self.driver.run)
-        for old in self.settings.data.glob("pool-*.journal"):
-            if old != path:
-                old.unlink()
-        self.journal = open_pool(path)
+        run = self.driver.run
+        path = pool_journal_path(self.settings, self.package.epoch, run)
+        identity = pool_identity(self.settings, self.subnet, self.package.epoch, run)
+        self.journal = open_pool(path, identity)
+        leftovers.sweep_pools(self.settings.data, path)
+        if self.journal.cut_bytes:
+            self.log(f"{self.journal.cut_bytes} bytes of an interrupted write are cut off")
         restored = [artifacts.decode(r) for r in self.journal.records]
         self.journal.records = []
         self.driver.restore(restored, now)
@@ -294,6 +276,14 @@ class Replica:
             f"starts at CUP {self.package.height} (epoch {self.package.epoch}), state "
             f"{self.state.latest_height}, {len(restored)} artifacts"
         )
+
+    def _sweep(self) -> None:
+        """Remove what an earlier run left unfinished."""
+        data = self.settings.data
+        names = leftovers.sweep_unfinished(data)
+        names += leftovers.sweep_syncs(data, self.package.state_hash)
+        if names:
+            self.log(f"removes what an earlier run left: {', '.join(names)}"[:LOG_CHARACTERS_MAX])
 
     def _may_sign(self, epoch: int) -> bool:
         """Keep the promise of an attestation until the registry has moved on."""
@@ -438,14 +428,17 @@ class Replica:
         self.journal.rewrite(keep)
         self.state.forget_below(package.height)
         if not self.syncing:
-            sweep(self.settings.data)
+            leftovers.sweep_syncs(self.settings.data, package.state_hash)
+        if package.is_signed:
+            interval = self.registry.subnet(self.registry.latest_version).interval_length + 1
+            leftovers.sweep_diverged(self.settings.data, package.height - 2 * interval)
         self.log(f"CUP {package.height} state {package.state_hash.hex()[:12]}")
 
     def _set_aside_diverged(self, height: Height) -> None:
         """Our state is not what the subnet certified: drop it and start over from the CUP."""
         self.log(f"DIVERGED at height {height}: others certified another state; starting over")
         if self.package.height:
-            aside = self.settings.data / "diverged_checkpoints"
+            aside = self.settings.data / leftovers.DIVERGED
             shutil.rmtree(aside, ignore_errors=True)
             rename(self.state.checkpoints, aside)
         raise SystemExit(DIVERGED_EXIT)

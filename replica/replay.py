@@ -20,7 +20,7 @@ from replica.consensus.reader import Context
 from replica.execution.ingress import IngressPool
 from replica.execution.recovery import newest_registry_version, work_of
 from replica.execution.state_manager import StateManager, Surroundings
-from replica.node import RegistrySurroundings, pool_journal_path, secret_keys
+from replica.node import RegistrySurroundings, secret_keys
 from replica.protocol import artifacts, cup, nns_recovery
 from replica.protocol.artifacts import Certification
 from replica.protocol.crypto import bls
@@ -29,7 +29,7 @@ from replica.protocol.errors import NotVerified, Unavailable
 from replica.protocol.ids import Epoch, RegistryVersion
 from replica.runtime import settings as node_settings
 from replica.runtime import stored_cup
-from replica.runtime.journal import scan
+from replica.runtime.pool_journal import read_pool
 from replica.state.store import Store
 
 
@@ -45,7 +45,7 @@ def replay(
     MachineFault: what this node can't read or write gives no root.
     """
     settings = node_settings.load(folder)
-    records = LocalRegistry(settings.registry_path)
+    records = LocalRegistry(settings.registry_path, identity=settings.registry_identity)
     package = stored_cup.read(settings.cup_path)
     shutil.rmtree(out, ignore_errors=True)
     (out / "checkpoints").mkdir(parents=True)
@@ -144,8 +144,7 @@ def _driver(
         may_sign=lambda _: False,
     )
     driver = consensus.Driver(context, package, time.time_ns())
-    path = pool_journal_path(settings, package.epoch, driver.run)
-    stored, _ = scan(path.read_bytes()) if path.exists() else ([], 0)
+    stored = read_pool(settings, package, driver.run)
     driver.restore([artifacts.decode(r) for r in stored], time.time_ns())
     return driver
 

@@ -161,6 +161,13 @@ def _dark(seed: int) -> None:
     drills.run_on(System(seed, plan), "canister-failure")
 
 
+def _pages(seed: int) -> None:
+    """Journals of one machine, whose pages go astray and whose writers are killed."""
+    from simulation.system import pages
+
+    pages.run(seed)
+
+
 def _astray(seed: int) -> None:
     """A whole swarm; what a node learns of the halt, or what it replays, goes to wrong places.
 
@@ -284,6 +291,7 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "dark": _dark,
     "astray": _astray,
     "rotten": _rotten,
+    "pages": _pages,
     "restarts": _restarts,
     "impatient": _impatient,
     "stop and go": _stop_and_go,
@@ -473,27 +481,62 @@ def _promise_nothing() -> None:
 
 
 def _sync_no_names() -> None:
-    from replica.runtime import durable, journal
+    from replica.runtime import durable
 
-    for module in (durable, journal):
-        setattr(module, "sync_directory", lambda _: None)
+    setattr(durable, "sync_directory", lambda _: None)
 
 
 def _sync_no_batches() -> None:
-    from replica.runtime import journal
+    from replica.runtime.journal import Journal
 
-    def careless(self: Any, records: Any) -> None:
-        self._file.write(journal.frame(records))
-        self._file.flush()
+    def careless(self: Any, data: bytes) -> None:
+        self._file.write(data)
 
-    setattr(journal.Journal, "append", careless)
+    setattr(Journal, "_write", careless)
 
 
 def _mistake_holes() -> None:
-    """A page that was never written is taken for corruption."""
-    from replica.runtime import journal
+    """What was written by half is taken for corruption."""
+    from replica.runtime import journal_format
 
-    setattr(journal, "_has_hole", lambda *_: False)
+    setattr(journal_format, "_follows", lambda *_: True)
+
+
+def _chain_nothing() -> None:
+    """A batch is taken wherever it lies and from whatever journal; any rest is an interrupted
+    write."""
+    from replica.runtime import journal_format
+
+    honest = journal_format._next
+
+    def lax(file: Any, chain: Any, size: int) -> Any:
+        file.seek(chain.position)
+        head = file.read(journal_format.HEAD_BYTES)
+        if len(head) == journal_format.HEAD_BYTES:
+            salt, sequence, _, link, _ = journal_format._HEAD.unpack_from(head)
+            chain = journal_format.Chain(salt, chain.position, sequence, link)
+        found = honest(file, chain, size)
+        return "" if isinstance(found, str) else found
+
+    setattr(journal_format, "_next", lax)
+
+
+def _trust_the_cache() -> None:
+    """What was read at opening is offered, whether it was ever synced or not."""
+    from replica.runtime.journal import Journal, read
+
+    rewrite = Journal.rewrite
+
+    def trusting(self: Any, records: Any) -> None:
+        if self._file is not None or not self.path.exists() or self.damage:
+            rewrite(self, records)
+            return
+        self._chain = read(self.path, self.identity).chain
+        with open(self.path, "r+b") as file:
+            file.truncate(self._chain.position)
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+
+    setattr(Journal, "rewrite", trusting)
 
 
 def _hash_what_lies_there() -> None:
@@ -722,7 +765,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("two-handed", "replays twice at once in one folder", "impatient", _replay_at_once),
     Mutant("nameless", "syncs files, but not their names", "dark", _sync_no_names),
     Mutant("careless", "sends what it wrote but did not sync", "dark", _sync_no_batches),
-    Mutant("brittle", "takes a torn batch for damage", "dark", _mistake_holes),
+    Mutant("brittle", "takes a torn batch for damage", "pages", _mistake_holes),
+    Mutant("unchained", "reads batches without their order", "pages", _chain_nothing),
+    Mutant("trusts-the-cache", "offers what it never synced", "pages", _trust_the_cache),
     Mutant("credulous", "attests what its disk made of its state", "astray", _hash_what_lies_there),
     Mutant("negligent", "never looks at its registry store again", "astray", _never_mend),
     Mutant(

@@ -45,9 +45,14 @@ def swarm_up(
     if _supervisor_pid(folder):
         raise Conflict(f"a swarm runs in {folder} already; `reprise swarm down` stops it")
     is_new = not (folder / "swarm.json").exists()
-    if is_new:
+    if not is_new:
+        Swarm.load(folder)
+    else:
         if folder.exists() and any(folder.iterdir()):
-            raise Conflict(f"{folder} is not empty and holds no swarm")
+            raise Conflict(
+                f"{folder} is not empty and holds no swarm: if one was being made there when the "
+                "machine went down, remove the folder"
+            )
         step(f"creating {nns_nodes} + {app_nodes} nodes in {folder}")
         lab.create(
             folder,

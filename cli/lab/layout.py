@@ -18,7 +18,7 @@ from typing import Any
 from replica.client.agent import Agent, World
 from replica.client.local_registry import VersionedRecords
 from replica.protocol.crypto.keys import Ed25519Key
-from replica.protocol.errors import NotFound
+from replica.protocol.errors import Malformed, NotFound
 from replica.protocol.ids import CanisterId, Principal, SubnetId
 from replica.runtime.settings import trusted_root_key
 
@@ -31,6 +31,21 @@ class NodeEntry:
     http_url: str
     orchestrator_url: str
     folder: Path
+
+
+def read_swarm(folder: Path) -> dict[str, Any]:
+    """Read swarm.json. Raises: NotFound, Malformed, with the way on."""
+    path = folder / "swarm.json"
+    if not path.exists():
+        raise NotFound(f"no swarm in {folder}; start one with `reprise swarm up`")
+    try:
+        plain: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise Malformed(
+            f"{path} can't be read ({path.stat().st_size} bytes: {error}). Put a good copy there, "
+            "or remove the folder and start another swarm"
+        ) from error
+    return plain
 
 
 def registered(
@@ -65,11 +80,8 @@ class Swarm:
 
     @classmethod
     def load(cls, folder: Path, world: World | None = None) -> Swarm:
-        """Raises: NotFound, with the command that makes a swarm."""
-        path = folder / "swarm.json"
-        if not path.exists():
-            raise NotFound(f"no swarm in {folder}; start one with `reprise swarm up`")
-        plain: dict[str, Any] = json.loads(path.read_text())
+        """Raises: NotFound, with the command that makes a swarm; Malformed."""
+        plain = read_swarm(folder)
         subnets = []
         for s in plain["subnets"]:
             nodes = tuple(_node(folder, n, s["name"]) for n in s["nodes"])
@@ -133,7 +145,12 @@ class Swarm:
         path = self.folder / "identities" / f"{name}.pem"
         if not path.exists():
             raise NotFound(f"no identity {name} in {path.parent}; see `reprise identity list`")
-        return Ed25519Key.from_pem(path.read_bytes())
+        try:
+            return Ed25519Key.from_pem(path.read_bytes())
+        except (ValueError, Malformed) as error:
+            raise Malformed(
+                f"{path} holds no private key ({path.stat().st_size} bytes): put a good copy there"
+            ) from error
 
     def agent(self, subnet: SubnetEntry, key: Ed25519Key | None = None) -> Agent:
         return Agent(subnet.urls, self.root_key, key, world=self.world)

@@ -35,6 +35,8 @@ from replica.protocol.ids import (
     canister_id,
 )
 from replica.protocol.registry_transport import Delta, encode_batch
+from replica.runtime import settings as node_settings
+from replica.runtime.durable import make_folder, sync_folder, write_durably
 
 E8S = 100_000_000
 INTERVAL_BLOCKS = 100
@@ -95,10 +97,13 @@ def folder_of_bundle(name: str) -> Path:
 
 
 def create(folder: Path, options: Options, ground: Ground | None = None) -> Swarm:
-    """Write a new swarm's folder: genesis, keys, release, node folders."""
+    """Write a new swarm's folder: genesis, keys, release, node folders.
+
+    All of it is durable before swarm.json is, without which there is no swarm.
+    """
     ground = ground or Ground()
     entropy = ground.world.entropy
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     unpacked = ground.first_release(folder / "published")
     package_hash = unpacked.name
     initializer = Ed25519Key(entropy(32))
@@ -152,7 +157,8 @@ def create(folder: Path, options: Options, ground: Ground | None = None) -> Swar
         "spares": [_entry(n) for n in made.spares],
         "genesis": made.batch().hex(),
     }
-    (folder / "swarm.json").write_text(json.dumps(plain, indent=1))
+    sync_folder(folder)
+    write_durably(folder / "swarm.json", json.dumps(plain, indent=1).encode())
     return Swarm.load(folder, ground.world)
 
 
@@ -172,7 +178,7 @@ def _write_identities(
     entropy: Callable[[int], bytes],
 ) -> None:
     identities = folder / "identities"
-    identities.mkdir(exist_ok=True)
+    make_folder(identities)
     keys = {
         "initializer": initializer,
         "default": Ed25519Key(entropy(32)),
@@ -186,9 +192,8 @@ def _write_identities(
 
 
 def write_secret(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    """Write a file that only its owner may read, durably."""
+    write_durably(path, data, mode=0o600)
 
 
 def _write_nodes(
@@ -198,10 +203,11 @@ def _write_nodes(
     delta = Delta(genesis.GENESIS_VERSION, encode_batch(tuple(made.mutations)))
     for node in made.nodes:
         home = folder / "nodes" / node.name
-        (home / "data").mkdir(parents=True)
+        make_folder(home)
         held = home / "releases" / release_folder.name
         shutil.copytree(release_folder, held, copy_function=os.link)
-        os.link(release_folder.with_suffix(".zip"), held.with_suffix(".zip"))
+        for suffix in (".zip", ".files"):
+            os.link(release_folder.with_suffix(suffix), held.with_suffix(suffix))
         write_secret(home / "keys.json", json.dumps(node.to_plain()).encode())
         settings = {
             "node_id": str(node.node),
@@ -210,13 +216,17 @@ def _write_nodes(
             "orchestrator_port": node.orchestrator_port,
             "nns_urls": urls,
             "root_key": made.root_key.hex(),
-            "releases": str((home / "releases").resolve()),
+            "releases": "releases",
             "trace": options.trace,
             "poll_ms": options.poll_ms,
             "stable_age_ms": 2 * options.poll_ms + 400,
         }
-        (home / "node.json").write_text(json.dumps(settings, indent=1))
-        LocalRegistry(home / "data" / "registry.journal", writable=True).append([delta])
+        write_durably(home / "node.json", json.dumps(settings, indent=1).encode())
+        loaded = node_settings.load(home)
+        loaded.claim_data()
+        LocalRegistry(
+            loaded.registry_path, writable=True, identity=loaded.registry_identity
+        ).append([delta])
 
 
 # --- bringing up -----------------------------------------------------------------------------

@@ -58,19 +58,24 @@ def certified_height(reports: list[NodeReport]) -> int:
     return max((r.status["certified_height"] for r in reports if r.status), default=0)
 
 
+def trouble(report: NodeReport, agent: Agent) -> str:
+    """Return what a node's orchestrator says is wrong: its disk, or a replica that is down."""
+    try:
+        found = agent.orchestrator_status(report.node.orchestrator_url)
+    except ReprisError:
+        return ""
+    disk = str(found.get("disk_error", ""))
+    if report.status or found["replica_crashes"] < CRASHES_MIN:
+        return disk
+    crashing = f"the replica keeps crashing: {found['replica_last_words']}"
+    return f"{disk}; {crashing}" if disk else crashing
+
+
 def crash_loops(reports: list[NodeReport], agent: Agent) -> list[str]:
-    """Return which of the nodes that don't answer have a replica that keeps crashing, and why."""
-
-    def ask(report: NodeReport) -> str:
-        try:
-            found = agent.orchestrator_status(report.node.orchestrator_url)
-        except ReprisError:
-            return ""
-        if found["replica_crashes"] < CRASHES_MIN:
-            return ""
-        return f"the replica of {report.node.name} keeps crashing: {found['replica_last_words']}"
-
-    return [text for text in agent.each(ask, [r for r in reports if not r.status]) if text]
+    """Return which of the nodes that don't answer can't run their replica, and why."""
+    silent = [r for r in reports if not r.status]
+    troubles = agent.each(lambda report: trouble(report, agent), silent)
+    return [f"{r.node.name}: {text}" for r, text in zip(silent, troubles, strict=True) if text]
 
 
 def diagnose(

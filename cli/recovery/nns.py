@@ -82,7 +82,7 @@ def release_change(path: Path, urls: tuple[str, ...]) -> tuple[ReleaseChange, by
 def open_node(folder: Path) -> tuple[NodeSettings, LocalRegistry, SubnetEntry]:
     """Read a node's folder: its settings, its registry, and the NNS subnet as that shows it."""
     settings = node_settings.load(folder)
-    records = LocalRegistry(settings.registry_path)
+    records = LocalRegistry(settings.registry_path, identity=settings.registry_identity)
     subnet = records.nns()
     members = records.view(subnet, records.version).members
     nodes = [registered(records, member, "nns", folder) for member in members]

@@ -45,6 +45,8 @@ def run(
         )
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"replay to {height} took longer than {REPLAY_S_MAX} s") from error
+    finally:
+        out.with_suffix(".order").unlink(missing_ok=True)
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise Unavailable(f"replay to {height} failed: {' '.join(reason)}")

@@ -7,10 +7,14 @@ folder in the folder above. Whatever is written aside and renamed is there whole
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from replica.protocol.errors import Malformed
+
+COPIED_BYTES = 1 << 20
 
 
 def sync_directory(folder: Path) -> None:
@@ -52,19 +56,41 @@ def rename(source: Path, target: Path) -> None:
         sync_directory(source.parent)
 
 
-def write_durably(path: Path, data: bytes, *, aside: str = ".new") -> None:
-    """Replace a file: written aside, synced, renamed, the folder synced.
+def replace_durably(
+    path: Path, parts: Iterable[bytes], *, aside: str = ".new", mode: int = 0o666
+) -> None:
+    """Replace a file by the parts given: written aside, synced, renamed, the folder synced.
 
     `aside`: what the name ends with meanwhile. Processes that may write one file at a time need one
-    each, or they rename what the other one is writing. The last of them wins.
+    each, or they rename what the other one is writing. The last of them wins. `mode`: its rights,
+    before the first byte is in it.
     """
     make_folder(path.parent)
     beside = path.with_name(path.name + aside)
-    with open(beside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    # Always a new file: pages of one that a disk refused before may be clean in memory by now.
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        beside.unlink(missing_ok=True)  # half a file takes room that is short
+        raise
     rename(beside, path)
+
+
+def write_durably(path: Path, data: bytes, *, aside: str = ".new", mode: int = 0o666) -> None:
+    """Replace a file durably: see `replace_durably`."""
+    replace_durably(path, (data,), aside=aside, mode=mode)
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """Copy a file, so that the copy is there whole or not at all."""
+    with open(source, "rb") as file:
+        replace_durably(target, iter(partial(file.read, COPIED_BYTES), b""))
 
 
 def write_checked(path: Path, data: bytes, *, aside: str = ".new") -> None:

@@ -1,113 +1,75 @@
-"""An append-only file of batches of records.
+"""An append-only file of batches of records, which says whose it is.
 
-What `append` returned from is on the disk, whole. A batch is appended only after the one before it
-was synced, so a crash or a power cut can damage the last one alone: it was never promised, and is
-cut off when the file is opened. Any other damage is corruption and is reported.
-
-Layout of a batch: length of the body u32, CRC-32 of these four bytes, CRC-32 of the body, the body:
-each record with its length u32. Big-endian.
+What `append` returned from is on the disk, whole, and comes back after any crash. What a file holds
+that was never synced (its writer was killed, or its disk failed) is on the disk before it comes
+back either: what is accepted at opening is written anew, aside, and synced. A page that failed to
+be written may be clean in memory all the same, so syncing the old file again would prove nothing;
+and a journal that failed once takes nothing more. Files of format 1 are read, and written anew in
+format 2; `replica.runtime.journal_format` says what lies in them and what counts as damage.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
-from replica.protocol.errors import Malformed
-from replica.runtime.durable import make_folder, sync_directory, write_durably
+from replica.protocol.errors import Malformed, Unavailable
+from replica.runtime import journal_format, journal_v1
+from replica.runtime.durable import copy_durably, make_folder, replace_durably
+from replica.runtime.journal_format import SALT_BYTES, Chain, Found, grouped, read_header, seal
 
-HEAD_BYTES = 12
-BATCH_BYTES_MAX = 64 << 20
+APPENDED_BYTES = 8 << 20
+"""What is written at a time; more in one `append` makes several batches, each synced."""
+REWRITTEN_BYTES = 64 << 10
+"""Small batches: what is salvaged of a damaged file ends before the first that is damaged."""
 DAMAGED = ".damaged"
-"""Ends the name of the copy that is kept when a damaged file is salvaged."""
-PAGE_BYTES = 4096
-"""What disks write as a whole. A page that was never written reads as zeros, or ends the file."""
+"""Ends the name of the copy that is kept when a damaged file is salvaged: the newest one."""
 
 
-def frame(records: Iterable[bytes]) -> bytes:
-    """Return a batch as it lies in the file."""
-    body = b"".join([len(r).to_bytes(4, "big") + r for r in records])
-    length = len(body).to_bytes(4, "big")
-    return length + _checksum(length) + _checksum(body) + body
+class ForeignJournal(Malformed):
+    """A journal of another node, subnet, epoch or release: left as it is, and not read."""
 
 
-def _checksum(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(4, "big")
+def read(path: Path, identity: str = "") -> Found:
+    """Read a journal from end to end. `identity`: whose it must be; empty: anybody's.
 
-
-def scan(data: bytes) -> tuple[list[bytes], int]:
-    """Return the records of the whole batches at the start of a buffer, and where they end.
-
-    Raises: Malformed for damage that an interrupted write does not explain.
+    Raises: FileNotFoundError, ForeignJournal; Malformed for a later format.
     """
-    records, position, damage = read_whole(data)
-    if damage:
-        raise Malformed(damage)
-    return records, position
+    with open(path, "rb") as file:
+        return _read(file, path, identity)
 
 
-def read_whole(data: bytes) -> tuple[list[bytes], int, str]:
-    """Like `scan`; also return what is wrong there, empty for the end of an interrupted write."""
-    records: list[bytes] = []
-    position = 0
-    while position < len(data):
-        head = data[position : position + HEAD_BYTES]
-        length = int.from_bytes(head[:4], "big")
-        end = position + HEAD_BYTES + length
-        is_head = len(head) == HEAD_BYTES and head[4:8] == _checksum(head[:4])
-        if is_head and length > BATCH_BYTES_MAX:
-            return records, position, f"a batch of {length} bytes at byte {position}"
-        if len(head) < HEAD_BYTES or (is_head and end > len(data)):
-            break  # cut off
-        body = data[position + HEAD_BYTES : end] if is_head else b""
-        if not is_head or head[8:] != _checksum(body):
-            is_last = end == len(data) if is_head else not _batch_follows(data, position)
-            if is_last and _has_hole(data, position):
-                break
-            return records, position, f"damaged at byte {position}"
-        found = _records(body)
-        if found is None:
-            return records, position, f"a record leaves the batch at byte {position}"
-        records += found
-        position = end
-    return records, position, ""
+def _read(file: BinaryIO, path: Path, identity: str) -> Found:
+    size = os.fstat(file.fileno()).st_size
+    nothing = Chain(b"", 0, 0, b"")
+    try:
+        found = read_header(file)
+    except Malformed as error:
+        return Found([], nothing, str(error))
+    if found is None:
+        return _read_v1(file, 0)
+    held, chain = found
+    if identity and held != identity:
+        raise ForeignJournal(
+            f"{path} is the {held or 'journal of nobody'}, not the {identity}: nothing was read or "
+            "changed. It lies in the wrong place; move it to where it belongs"
+        )
+    return journal_format.scan(file, chain, size)
 
 
-def _records(body: bytes) -> list[bytes] | None:
-    """Return the records of a batch; None when its lengths lead out of it."""
-    out = []
-    start = 0
-    while start < len(body):
-        begin = start + 4
-        start = begin + int.from_bytes(body[start:begin], "big")
-        if start > len(body):
-            return None
-        out.append(body[begin:start])
-    return out
-
-
-def _batch_follows(data: bytes, position: int) -> bool:
-    """Return whether a whole batch starts anywhere behind: what comes before it was synced."""
-    for start in range(position + 1, len(data) - HEAD_BYTES + 1):
-        if data[start + 4 : start + 8] == _checksum(data[start : start + 4]):
-            end = start + HEAD_BYTES + int.from_bytes(data[start : start + 4], "big")
-            if end <= len(data) and data[start + 8 : start + HEAD_BYTES] == _checksum(
-                data[start + HEAD_BYTES : end]
-            ):
-                return True
-    return False
-
-
-def _has_hole(data: bytes, position: int) -> bool:
-    """Return whether a page from there on was never written."""
-    while position < len(data):
-        end = min(len(data), (position // PAGE_BYTES + 1) * PAGE_BYTES)
-        if not any(data[position:end]):
-            return True
-        position = end
-    return False
+def _read_v1(file: BinaryIO, position: int) -> Found:
+    file.seek(position)
+    data = file.read()
+    if not position and not journal_v1.begins(data):
+        what = (
+            "it is no journal: its beginning is damaged" if data else "it is empty: no journal is"
+        )
+        return Found([], Chain(b"", 0, 0, b""), what)
+    records, end, damage = journal_v1.scan(data)
+    return Found(records, Chain(b"", position + end, 0, b""), damage)
 
 
 class Journal:
@@ -117,70 +79,165 @@ class Journal:
     """What the file held when it was opened."""
     damage: str
     """What was wrong with it then, if it was salvaged."""
+    cut_bytes: int
+    """How much of an interrupted write was cut off."""
+    failed: str
+    """Why nothing more is taken; empty: it is."""
 
-    def __init__(self, path: Path, *, salvage: bool = False) -> None:
-        """`salvage`: of a damaged file, keep what lies before the damage, and a copy beside it.
+    def __init__(self, path: Path, identity: str = "", *, salvage: bool = False) -> None:
+        """`identity`: whose journal it is, at most 400 bytes of UTF-8. `salvage`: it holds what
+        can be had again elsewhere; of a damaged file, keep what lies before the damage, and a copy
+        beside it; and if the disk takes nothing now, open it all the same, `failed`.
 
-        Raises: Malformed when the file is damaged; it is left as it is.
+        Raises: Malformed when the file is damaged, ForeignJournal; it is left as it is. OSError.
         """
-        self.path = path
+        self.path, self.identity = path, identity
+        self.records, self.damage, self.cut_bytes, self.failed = [], "", 0, ""
+        self._file: FileIO | None = None
+        self._chain = Chain(b"", 0, 0, b"")
         make_folder(path.parent)
-        is_new = not path.exists()
-        data = b"" if is_new else path.read_bytes()
-        self.records, end, self.damage = read_whole(data)
-        if self.damage and not salvage:
-            raise Malformed(f"{path}: {self.damage}")
-        if self.damage:
-            write_durably(path.with_name(path.name + DAMAGED), data)
-        self._file = open(path, "ab")  # noqa: SIM115 - owned for the journal's life
-        if end < len(data):
-            self._file.truncate(end)
-        if is_new:
-            sync_directory(path.parent)
+        if path.exists():
+            self._take(read(path, identity), salvage)
+        try:
+            if self.damage:
+                copy_durably(path, path.with_name(path.name + DAMAGED))
+            self.rewrite(self.records)
+        except OSError:
+            if not salvage:
+                raise
+
+    def _take(self, found: Found, salvage: bool) -> None:
+        if found.damage and not salvage:
+            raise Malformed(f"{self.path}: {found.damage}")
+        self.records, self.damage = found.records, found.damage
+        self.cut_bytes = 0 if found.damage else self.path.stat().st_size - found.chain.position
 
     def append(self, records: Iterable[bytes]) -> None:
-        """Write records and wait until they are durable, all of them or none."""
-        self._file.write(frame(records))
-        self._file.flush()
+        """Write records and wait until they are durable.
+
+        Raises: LimitExceeded for a record that is too long: nothing was written. OSError when the
+        disk fails, and Unavailable ever after: what it then holds is known after a restart.
+        """
+        batches = list(grouped(records, APPENDED_BYTES))
+        if self.failed or self._file is None:
+            raise Unavailable(f"{self.path}: {self.failed or 'closed'}; nothing more is written")
+        for batch in batches:
+            data, chain = seal(self._chain, batch)
+            try:
+                self._write(data)
+            except OSError as error:
+                self.failed = f"the disk failed at byte {self._chain.position} ({error.strerror})"
+                raise
+            self._chain = chain
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        left = memoryview(data)
+        while left:
+            left = left[self._file.write(left) :]
         os.fdatasync(self._file.fileno())
 
     @property
     def bytes_used(self) -> int:
-        """Length of the file."""
-        return self._file.tell()
+        """Length of the file, as far as it is durable."""
+        return self._chain.position
 
     def is_sound(self) -> bool:
-        """Read the file again, from end to end: it may have rotted meanwhile."""
-        data = self.path.read_bytes()
-        _, end, damage = read_whole(data)
-        return not damage and end == len(data)
+        """Read the file again, from end to end: it must be there, and hold what was written."""
+        if self.failed or self._file is None:
+            return False
+        try:
+            with open(self.path, "rb") as file:
+                ours, there = os.fstat(self._file.fileno()), os.fstat(file.fileno())
+                found = _read(file, self.path, self.identity)
+        except (OSError, Malformed):
+            return False
+        is_ours = (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+        is_whole = found.chain == self._chain and there.st_size == self._chain.position
+        return is_ours and is_whole and not found.damage
 
     def rewrite(self, records: Iterable[bytes]) -> None:
-        """Replace all records at once: written aside, synced, renamed."""
-        write_durably(self.path, b"".join([frame([record]) for record in records]))
-        self._file.close()
-        self._file = open(self.path, "ab")  # noqa: SIM115
+        """Replace all records at once: written aside, synced, renamed.
+
+        Raises: OSError. The file then holds the records before or these, and `append` refuses
+        until this has worked.
+        """
+        # What it is for is to be unknown to who chooses records: nothing is decided by its value.
+        salt = os.urandom(SALT_BYTES)
+        self.failed = "it was not rewritten to the end"
+        chain = None
+        try:
+            chain = self._replace(salt, grouped(records, REWRITTEN_BYTES))
+            self.close()
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - for the journal's life
+        except OSError as error:
+            self.failed += f" ({error.strerror})"
+            raise
+        self._chain, self.failed = chain, ""
+
+    def _replace(self, salt: bytes, batches: Iterable[list[bytes]]) -> Chain:
+        """Write a file with these batches in this one's place; return where it goes on."""
+        header = journal_format.header(self.identity, salt)
+        chain = journal_format.after_header(header, salt)
+
+        def parts() -> Iterable[bytes]:
+            nonlocal chain
+            yield header
+            for batch in batches:
+                data, chain = seal(chain, batch)
+                yield data
+
+        replace_durably(self.path, parts())
+        return chain
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class JournalReader:
-    """A reader's side, in another process: yields what was appended since the last look."""
+    """A reader's side, in another process: yields what was appended since the last look.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.position = 0
+    A file that was written anew meanwhile has another salt, and is read from its beginning: who
+    reads has to know what he has.
+    """
 
-    def new_records(self) -> Iterator[bytes]:
-        if not self.path.exists():
-            return
-        with open(self.path, "rb") as file:
-            file.seek(self.position)
-            data = file.read()
+    def __init__(self, path: Path, identity: str = "") -> None:
+        self.path, self.identity = path, identity
+        self._begins: tuple[int, Chain | None] = (0, None)
+        """Number of the file's inode, and where its batches begin."""
+        self._chain = Chain(b"", 0, 0, b"")
+
+    def new_records(self) -> list[bytes]:
+        """Raises: Malformed, ForeignJournal; the next look begins at the beginning."""
         try:
-            records, end = scan(data)
+            with open(self.path, "rb") as file:
+                found = self._look(file)
+        except FileNotFoundError:
+            return []
+        self._chain = found.chain
+        if found.damage:
+            self.start_over()
+            raise Malformed(f"{self.path}: {found.damage}")
+        return found.records
+
+    def start_over(self) -> None:
+        """Have the next look begin at the beginning."""
+        self._begins = (0, None)
+
+    def _look(self, file: BinaryIO) -> Found:
+        status = os.fstat(file.fileno())
+        try:
+            found = read_header(file)
         except Malformed as error:
-            raise Malformed(f"{self.path}: {error} after byte {self.position}") from error
-        self.position += end
-        yield from records
+            return Found([], self._chain, str(error))
+        chain = found[1] if found is not None else Chain(b"", 0, 0, b"")
+        begins = (status.st_ino, chain)
+        if begins != self._begins or status.st_size < self._chain.position:
+            if found is not None and self.identity and found[0] != self.identity:
+                return _read(file, self.path, self.identity)  # which says so
+            self._begins, self._chain = begins, chain
+        if found is None:
+            return _read_v1(file, self._chain.position)
+        return journal_format.scan(file, self._chain, status.st_size)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,6 @@ _HEIGHT = re.compile(r"[0-9a-f]{16}")
 _ROOT = re.compile(r"([0-9a-f]{16})\.root")
 _UNFINISHED = re.compile(r"(writing|adopt|gone)-[0-9a-f]+|[0-9a-f]{16}\.root\.new")
 """No height's name has a hyphen, so none of these is taken for a checkpoint."""
-SCRATCH = "sync-*", "diverged_checkpoints"
-"""Beside the folder of checkpoints: what state sync and a divergence leave."""
 
 
 @dataclass(frozen=True)
@@ -251,11 +248,4 @@ class Checkpoints:
                 self.discard(h)
 
 
-def sweep(data: Path) -> None:
-    """Remove what a state sync or a divergence left: the node has a newer package since."""
-    for pattern in SCRATCH:
-        for path in data.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-__all__ = ["Checkpoints", "Written", "sweep"]
+__all__ = ["Checkpoints", "Written"]

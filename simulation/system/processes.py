@@ -36,6 +36,7 @@ from replica.protocol.errors import MachineFault, ReprisError
 from replica.protocol.ids import Height, NodeId
 from replica.runtime import settings as node_settings
 from replica.runtime import stored_cup
+from replica.runtime.pool_journal import pool_journal_path
 from simulation.adversary import Played
 from simulation.checker import Violation
 from simulation.scheduler import MS, draw
@@ -133,6 +134,7 @@ class OrchestratorProcess(Process):
             world=world,
             monotonic_ns=lambda: system.now,
             log=lambda text: system.log(machine, "orchestrator", text),
+            reserve_bytes=0,  # this disk is full or it is not
         )
         settings = node_settings.load(machine.folder)
         self.real = orchestrators.Orchestrator(settings, surroundings)
@@ -256,7 +258,7 @@ class ReplicaProcess(Process):
         self.sleep(int((START_MS + START_SPREAD_MS * share) * MS))
         settings = node_settings.load(machine.folder)
         try:
-            records = LocalRegistry(settings.registry_path)
+            records = LocalRegistry(settings.registry_path, identity=settings.registry_identity)
             package = stored_cup.read(settings.cup_path)
             real = replicas.Replica(
                 settings,
@@ -269,7 +271,7 @@ class ReplicaProcess(Process):
                 log=lambda text: system.log(machine, "replica", text),
             )
             run = Run(self.version, package.run_start)
-            journal = replicas.pool_journal_path(settings, package.epoch, run)
+            journal = pool_journal_path(settings, package.epoch, run)
             term = (machine.index, package.subnet, package.epoch, run)
             has_memory = journal.exists() and journal.stat().st_size > 0
             system.checker.opens(machine, package, package.subnet == records.nns())
@@ -335,7 +337,7 @@ class ReplicaProcess(Process):
         if self.system.now < self._busy_until:
             self._wake_in(self._busy_until - self.system.now)
             return
-        size, syncs = real.journal._file.tell(), machine.syncs
+        size, syncs = real.journal.bytes_used, machine.syncs
         try:
             for effect in real.step():
                 self.system.seen(self, effect)

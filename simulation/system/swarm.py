@@ -13,12 +13,14 @@ from hashlib import shake_256
 from pathlib import Path
 
 from cli.lab.ground import Ground
+from replica.abi.bundle import pack
+from replica.client import release
 from replica.client.agent import World
 from replica.consensus import driver as consensus
 from replica.p2p import wire
 from replica.protocol.artifacts import Artifact
 from replica.protocol.ids import NodeId
-from replica.runtime.journal import frame, scan
+from replica.runtime import journal, journal_format
 from simulation.adversary import Equivocator, Forger
 from simulation.network import Network
 from simulation.plan import Fault, Plan
@@ -36,8 +38,8 @@ LINGER_MS = 100
 """How long an orchestrator waits for a sync at the most, when it has to."""
 STOP_NS = 600 * MS
 """How long a node takes to stop when it is asked to."""
-RELEASE = "5e" * 32
-"""What stands for the first release's SHA-256: no package is built for a simulation."""
+RELEASE = pack([("replica/__main__.py", b"# what runs in a simulation is what simulates\n")])
+"""The first release: nothing is started from it."""
 
 
 class System(Scheduler):
@@ -243,8 +245,12 @@ class System(Scheduler):
         machine.hold()
         path = machine.settings.registry_path
         if path.exists():
-            records, _ = scan(path.read_bytes())
-            path.write_bytes(frame(records[:1]) if records else b"")
+            with open(path, "rb") as file:
+                header = journal_format.read_header(file)
+            assert header is not None, "the store is not of a release before"
+            first = journal.read(path).records[:1]
+            parts = journal_format.encode(header[0], header[1].salt, [first] if first else [])
+            path.write_bytes(b"".join(parts))
         if not was_held:
             machine.start()
 
@@ -290,10 +296,7 @@ class SimulatedGround(Ground):
         return list(range(self._port - count, self._port))
 
     def first_release(self, published: Path) -> Path:
-        folder = published / RELEASE
-        folder.mkdir(parents=True)
-        folder.with_suffix(".zip").write_bytes(b"a release")
-        return folder
+        return release.unpack(RELEASE, published, release.digest(RELEASE))
 
     def processes(self, folders: Sequence[Path]) -> _Processes:
         return _Processes(self.system, folders)

@@ -98,8 +98,9 @@ def test_a_forged_answer_changes_nothing(tmp_path: Path) -> None:
 def test_what_a_damaged_store_has_lost_is_fetched_again(tmp_path: Path) -> None:
     nns = Nns([batch(text * 50) for text in "123"])
     path = tmp_path / "a"
+    made = replicator(tmp_path, "a", nns)
     for count in (1, 2, 3):
-        made = replicator(tmp_path, "a", Nns(nns.batches[:count]))
+        made.agent = Nns(nns.batches[:count])
         made.poll()
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 1

@@ -122,6 +122,77 @@ def test_peers_hand_releases_on(site: Site) -> None:
     assert site.releases.package(digest) == PACKAGES["a1"], "and on to the next"
 
 
+def _rot(folder: Path) -> None:
+    compiled = next(folder.rglob("*.pyc"))
+    data = bytearray(compiled.read_bytes())
+    data[-3] ^= 4
+    compiled.write_bytes(data)
+
+
+def _replace_source(folder: Path) -> None:
+    (folder / "replica" / "__main__.py").write_text("raise SystemExit(1)\n")
+
+
+ROTS: dict[str, Callable[[Path], object]] = {
+    "a bit of what was compiled": _rot,
+    "a source": _replace_source,
+    "a source is gone": lambda folder: (folder / "replica" / "__main__.py").unlink(),
+    "a module too many": lambda folder: (folder / "json.py").write_text("import os"),
+    "compiled code too many": lambda folder: (folder / "json.pyc").write_bytes(b"x"),
+    "no list of files": lambda folder: folder.with_suffix(".files").unlink(),
+    "the list of files": lambda folder: folder.with_suffix(".files").write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("what", ROTS)
+def test_a_release_that_rotted_is_unpacked_anew_before_anything_starts(
+    site: Site, what: str
+) -> None:
+    digest = site.elect("a1")
+    site.releases.take(PACKAGES["a1"], digest)
+    folder = site.releases.ready("a1")
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert not site.said and any(p.suffix == ".pyc" for p in before)
+    ROTS[what](folder)
+    assert not release.is_sound(site.releases.root, digest)
+    assert site.releases.ready("a1") == folder
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    assert len(site.said) == 1 and "unpacked anew" in site.said[0]
+    names = {p.name for p in site.releases.root.iterdir()}
+    assert names == {digest, f"{digest}.zip", f"{digest}.files"}
+
+
+def test_a_release_whose_package_rotted_too_is_fetched_again(site: Site) -> None:
+    digest = site.elect("a1", site.publish("a1"))
+    site.releases.take(PACKAGES["a1"], digest)
+    _rot(site.releases.folder("a1"))
+    release.package_path(site.releases.root, digest).write_bytes(PACKAGES["b2"])
+    with pytest.raises(Unavailable, match="fetched again"):
+        site.releases.ready("a1")
+    assert not site.releases.has("a1") and not list(site.releases.root.iterdir())
+    site.releases.prepare(["a1"])
+    until(lambda: site.releases.has("a1"))
+    assert site.releases.ready("a1")
+
+
+def test_what_a_crash_left_is_swept_and_nothing_else(site: Site) -> None:
+    kept, gone = site.elect("a1"), "ab" * 32
+    site.releases.take(PACKAGES["a1"], kept)
+    root = site.releases.root
+    left = [f"{gone}.zip", f"{gone}.files", f"{kept}.zip.new", f"{kept}.files.new"]
+    foreign = ["a copy of mine.zip", f"{gone}.zip.bak", "lost+found", "unpacking-", gone[:60]]
+    for name in (*left, *foreign):
+        (root / name).write_bytes(b"x")
+    for name in (f"unpacking-{gone}", f"dropping-{kept}"):
+        (root / name / "replica").mkdir(parents=True)
+    before = {p.name for p in root.iterdir()}
+    site.releases.sweep()
+    after = {p.name for p in root.iterdir()}
+    assert before - after == {*left, f"unpacking-{gone}", f"dropping-{kept}"}
+    assert after == {kept, f"{kept}.zip", f"{kept}.files", *foreign}
+    assert site.releases.ready("a1") and len(site.said) == 1
+
+
 def test_two_releases_are_kept(site: Site) -> None:
     digests = {v: site.elect(v, site.publish(v)) for v in PACKAGES}
     for wanted in (["a1"], ["a1", "b2"], ["b2"], ["b2", "c3"], ["c3"]):

@@ -70,7 +70,7 @@ class _Agent:
 
 @pytest.mark.parametrize(
     ("url", "expected"),
-    [("down", []), ("0", []), ("1", []), ("2", ["the replica of app-1 keeps crashing: crash 2"])],
+    [("down", []), ("0", []), ("1", []), ("2", ["app-1: the replica keeps crashing: crash 2"])],
 )
 def test_one_crash_is_no_loop_and_a_dead_machine_none_either(
     url: str, expected: list[str], tmp_path: Path

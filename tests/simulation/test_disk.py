@@ -10,6 +10,7 @@ import pytest
 
 from replica.runtime.durable import make_folder, write_durably
 from replica.runtime.journal import Journal
+from simulation.system import pages
 from simulation.system.disk import Disk, Disks
 
 
@@ -106,3 +107,9 @@ def test_a_misdirected_write_is_missing_in_one_place_and_lies_in_another(
         assert all(path.stat().st_size == len(content) for path, content in meant.items())
         disk.become(disk.remains())
         assert {p.name for p, c in meant.items() if p.read_bytes() != c} == hit, "and is synced"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_journals_on_a_disk_that_mixes_up_pages_lose_nothing_without_a_word(seed: int) -> None:
+    """Each round a writer is killed or the power cut, or a page or batch lies elsewhere."""
+    pages.run(seed)
