@@ -229,9 +229,9 @@ def _stop_and_go(seed: int) -> None:
     from simulation.system.swarm import System
 
     faults = []
-    for i in range(12):
-        node, at_ms = (1 + (seed + i) % 4,), 8000 + 3000 * i
-        faults += [Fault(at_ms * MS, "pause", node), Fault((at_ms + 2500) * MS, "resume", node)]
+    for i in range(20):
+        node, at_ms = (1 + (seed + i) % 4,), 6000 + 2500 * i
+        faults += [Fault(at_ms * MS, "pause", node), Fault((at_ms + 2400) * MS, "resume", node)]
     system = System(seed, Plan(delay_ms_max=20, step_us=8000, faults=tuple(faults)))
     system.linger_ms = 2000
     drills.run_on(system, "canister-failure")
