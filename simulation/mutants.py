@@ -245,6 +245,13 @@ def _two_faces(seed: int) -> None:
     floods.TwoFaced(seed, Plan(interval=99)).goes_on(8)
 
 
+def _hoarder(seed: int) -> None:
+    """A member sends all old packages again and again."""
+    from simulation import floods
+
+    floods.Hoarder(seed, Plan(interval=15)).goes_on(20)
+
+
 def _half_upgraded(seed: int) -> None:
     """One node hears blocks of a release that it does not run yet."""
     from simulation import floods
@@ -273,6 +280,7 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "flood": _flood,
     "unknown heights": _unknown_heights,
     "two faces": _two_faces,
+    "hoarder": _hoarder,
     "half upgraded": _half_upgraded,
 }
 
@@ -666,7 +674,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("hasty-sender", "sends before it is durable", "consensus", _send_first),
     Mutant("amnesia", "forgets at restart what it signed", "consensus", _forget_at_restart),
     Mutant("trusting-package", "takes unsigned packages from peers", "forger", _trust_packages),
-    Mutant("old-package", "takes packages that it is past", "forger", _take_old_packages),
+    Mutant("old-package", "takes packages that it is past", "hoarder", _take_old_packages),
     Mutant("trusting-certification", "checks no certification", "forger", _trust_certifications),
     Mutant("trusting-notarization", "checks no notarization", "forger", _trust_notarizations),
     Mutant("trusting-shares", "checks no combined signature", "forger", _trust_shares),
