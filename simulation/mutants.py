@@ -330,11 +330,11 @@ def _trust_packages() -> None:
 
 
 def _take_old_packages() -> None:
-    from replica.consensus import door
+    from replica.consensus import door, horizon
     from replica.consensus.pool import MoveToValidated
     from replica.protocol.artifacts import Cup
 
-    honest = door.Door.is_late
+    honest = horizon.Horizon.is_late
 
     def is_late(self: Any, kind: type, height: int) -> bool:
         return kind is not Cup and honest(self, kind, height)
@@ -342,7 +342,7 @@ def _take_old_packages() -> None:
     def cups(reader: Any) -> Any:
         return [MoveToValidated(a) for a in reader.pool.unvalidated.of_kind(Cup)][:1]
 
-    setattr(door.Door, "is_late", is_late)
+    setattr(horizon.Horizon, "is_late", is_late)
     setattr(door.Door, "_kept_cup_height", lambda _: -1)
     _replace_component("cup validator", cups)
 
@@ -606,7 +606,7 @@ def _keep_all_evidence() -> None:
 def _all_or_nothing() -> None:
     """Heights of which no summary tells are admitted, and cost the other heights' verdicts."""
     from replica.certification import certifier
-    from replica.consensus import door
+    from replica.consensus import door, horizon
     from replica.consensus.reader import GAP_MAX
     from replica.protocol.artifacts import CertificationShare
 
@@ -622,7 +622,7 @@ def _all_or_nothing() -> None:
         return None if is_share else fault(self, artifact, sender)
 
     setattr(certifier, "_heights", heights)
-    setattr(door.Door, "top", lambda self, kind: self._chain.notarized_height + 400)
+    setattr(horizon.Horizon, "top", lambda self, kind: self._chain.notarized_height + 400)
     setattr(door.Door, "_fault", trusting)
 
 
@@ -656,7 +656,7 @@ def _blame_relayers() -> None:
     admit = door.Door.admit
 
     def blaming(self: Any, artifact: Any, sender: Any, now_ns: int) -> Any:
-        if not honest(self, artifact) and not self.is_late(type(artifact), artifact.height):
+        if not honest(self, artifact) and not self.horizon.is_late(type(artifact), artifact.height):
             return self._wrong(artifact, "a block of another release", sender)
         return admit(self, artifact, sender, now_ns)
 

@@ -17,15 +17,15 @@ import enum
 from functools import lru_cache
 from typing import Any
 
-from replica.consensus.asking import ANY_HEIGHT, Asking
+from replica.consensus.asking import Asking
+from replica.consensus.horizon import Horizon
 from replica.consensus.pool import Pool, owner_of
 from replica.consensus.quota import Quotas
-from replica.consensus.reader import GAP_MAX, Reader
+from replica.consensus.reader import Reader
 from replica.protocol import artifacts, cup
 from replica.protocol.artifacts import (
     SHARES,
     Artifact,
-    Beacon,
     BeaconShare,
     BlockProposal,
     Certification,
@@ -38,16 +38,12 @@ from replica.protocol.artifacts import (
     FinalizationShare,
     Notarization,
     NotarizationShare,
-    Tape,
     TapeShare,
 )
 from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.errors import Rejected, Unavailable
 from replica.protocol.ids import NodeId
 
-LOOKAHEAD = GAP_MAX + 10
-"""What lies further above the notarized tip is refused and asked for later: an honest node is at
-most `GAP_MAX` above what is certified, and ten heights are on their way."""
 SMALL_BYTES_MAX = 1024
 """Shares, beacons, tapes, proofs, complaints, certifications: two digests, a signature of 48 to 64
 bytes, ids of 29 and numbers of 9, or a tree's path of some 20 digests. None comes to 900."""
@@ -95,6 +91,7 @@ class Door:
     def __init__(self, reader: Reader, certifications: Pool, quotas: Quotas, asking: Asking):
         """`reader`: of the pool of consensus; its times are not looked at."""
         self._reader, self._quotas, self._asking = reader, quotas, asking
+        self.horizon = Horizon(reader)
         self._chain, self._pool, self._certifications = reader.chain, reader.pool, certifications
         self.faults: list[tuple[Artifact, str, tuple[NodeId, ...]]] = []
         """See `take_faults`."""
@@ -105,11 +102,11 @@ class Door:
     def admit(self, artifact: Artifact, sender: NodeId, now_ns: int) -> Admission:
         """Give an artifact its place among what waits, or none."""
         kind, height = type(artifact), artifact.height
-        if not self._is_of_this_run(artifact) or self.is_late(kind, height):
+        if not self._is_of_this_run(artifact) or self.horizon.is_late(kind, height):
             return Admission.USELESS
         if kind is Cup:
             return self._admit_cup(artifact, sender, now_ns)  # type: ignore[arg-type]
-        if self.is_beyond(kind, height):
+        if self.horizon.is_beyond(kind, height):
             return self._refuse(artifact, sender)
         pool = self._pool_of(kind)
         if artifact in pool.validated or not self._is_wanted(artifact):
@@ -124,64 +121,16 @@ class Door:
 
     def is_worth_decoding(self, kind: type, height: int, sender: NodeId) -> bool:
         """Whether an artifact of which only this is known may get in."""
-        if self.is_late(kind, height):
+        if self.horizon.is_late(kind, height):
             return False
         if kind is Cup:
             return height > self._kept_cup_height()
-        if self.is_beyond(kind, height):
+        if self.horizon.is_beyond(kind, height):
             self._asking.want(sender, (kind,), height, height)
             return False
         if kind in (BeaconShare, TapeShare, FinalizationShare, CupShare):
             return not self._pool.validated.owned(kind, height, sender)
         return True
-
-    # -- heights
-
-    def late_until(self, kind: type) -> int:
-        """Return the highest height of a kind at which nothing can matter any more."""
-        chain, state = self._chain, self._reader.context.state
-        if kind in (DkgDealing, DkgComplaint):
-            return chain.summary_at(chain.finalized_height).height - 1
-        if kind in (Certification, CertificationShare):
-            return max(state.certified_height, chain.cup.height)
-        if kind in (Beacon, BeaconShare):
-            return max(chain.beacon_height, chain.cup.height)
-        if kind in (Tape, TapeShare):
-            return max(state.latest_height, chain.cup.height)
-        if kind in (Cup, CupShare):
-            return chain.cup.height
-        return max(chain.finalized_height, chain.cup.height)
-
-    def is_late(self, kind: type, height: int) -> bool:
-        if height <= self.late_until(kind):
-            return True
-        return kind in (Tape, TapeShare) and height in self._chain.tapes
-
-    def top(self, kind: type) -> int:
-        """Return the highest height of a kind that can be judged, or will be soon."""
-        chain = self._chain
-        newest = chain.summary_at(chain.finalized_height)
-        if kind is Cup:
-            return ANY_HEIGHT
-        if kind in (DkgDealing, DkgComplaint):
-            return newest.next_start
-        return min(newest.known_until, chain.notarized_height + LOOKAHEAD)
-
-    def is_beyond(self, kind: type, height: int) -> bool:
-        if height > self.top(kind):
-            return True
-        if kind not in (DkgDealing, DkgComplaint):
-            return False
-        newest = self._chain.summary_at(self._chain.finalized_height)
-        return height not in (newest.height, newest.next_start)
-
-    def bounds(self, kind: type) -> tuple[int, int]:
-        """Return the lowest and highest height of a kind that can be judged now."""
-        low, high = self.late_until(kind) + 1, self.top(kind)
-        per_height = kind not in (Cup, DkgDealing, DkgComplaint)
-        if per_height and low <= high and not self._reader.knows(low):
-            return low, low - 1  # a registry version is missing
-        return low, high
 
     # -- what it is
 
