@@ -617,9 +617,9 @@ def _all_or_nothing() -> None:
 
     fault = door.Door._fault
 
-    def trusting(self: Any, artifact: Any, sender: Any) -> Any:
+    def trusting(self: Any, artifact: Any, sender: Any, size_bytes: int) -> Any:
         is_share = isinstance(artifact, CertificationShare)
-        return None if is_share else fault(self, artifact, sender)
+        return None if is_share else fault(self, artifact, sender, size_bytes)
 
     setattr(certifier, "_heights", heights)
     setattr(horizon.Horizon, "top", lambda self, kind: self._chain.notarized_height + 400)

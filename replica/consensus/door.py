@@ -56,8 +56,12 @@ beyond that was its sender's as well, and is let go untold."""
 BLOCKS_MAX = 2
 """Blocks of one maker and height: two are evidence."""
 
-Content = dict[type, str]
-_CONTENT: Content = {NotarizationShare: "block", Notarization: "block", CertificationShare: "root"}
+_SHARE_KINDS = frozenset(SHARES)
+_CONTENT: dict[type, str] = {
+    NotarizationShare: "block",
+    Notarization: "block",
+    CertificationShare: "root",
+}
 """Of what there may be several: those on one content take each other's place."""
 
 
@@ -112,9 +116,10 @@ class Door:
         if artifact in pool.validated or not self._is_wanted(artifact):
             return Admission.USELESS
         try:
-            fault = self._fault(artifact, sender)
+            size_bytes = len(artifacts.encode(artifact))
+            fault = self._fault(artifact, sender, size_bytes)
             if fault is None:
-                return self._place(pool, artifact, sender, now_ns)
+                return self._place(pool, artifact, sender, size_bytes, now_ns)
         except Unavailable:  # a registry version that is not here yet
             return self._refuse(artifact, sender)
         return self._wrong(artifact, fault, sender)
@@ -141,21 +146,21 @@ class Door:
             return True
         return artifact.block.version == self._reader.context.replica_version
 
-    def _is_wanted(self, artifact: Artifact) -> bool:
-        if isinstance(artifact, Certification | CertificationShare):
-            return not self._certifications.validated.has(Certification, artifact.height)
-        if isinstance(artifact, Notarization | NotarizationShare):
-            return not self._chain.is_notarized(artifact.height, artifact.block)
-        if isinstance(artifact, DkgDealing | DkgComplaint):
-            kind, owner = type(artifact), owner_of(artifact)
-            return not self._pool.validated.owned(kind, artifact.height, owner)
+    def _is_wanted(self, artifact: Any) -> bool:
+        kind, height = type(artifact), artifact.height
+        if kind in (Certification, CertificationShare):
+            return not self._certifications.validated.has(Certification, height)
+        if kind in (Notarization, NotarizationShare):
+            return not self._chain.is_notarized(height, artifact.block)
+        if kind in (DkgDealing, DkgComplaint):
+            return not self._pool.validated.owned(kind, height, owner_of(artifact))
         return True
 
-    def _fault(self, artifact: Artifact, sender: NodeId) -> str | None:
+    def _fault(self, artifact: Artifact, sender: NodeId, size_bytes: int) -> str | None:
         """Return what is wrong by itself. Raises: Unavailable."""
-        if len(artifacts.encode(artifact)) > self._bytes_max(artifact):
+        if size_bytes > SMALL_BYTES_MAX and size_bytes > self._bytes_max(artifact):
             return "it is too big"
-        if isinstance(artifact, SHARES):
+        if type(artifact) in _SHARE_KINDS:
             if artifact.signer != sender:
                 return "it is another signer's share"
             return None if self._is_signer(artifact) else "the signer is not in the committee"
@@ -186,7 +191,7 @@ class Door:
 
     def _is_signer(self, share: Any) -> bool:
         reader, height = self._reader, share.height
-        if isinstance(share, NotarizationShare | FinalizationShare):
+        if type(share) in (NotarizationShare, FinalizationShare):
             return share.signer in reader.settings_at(height).keys
         low = isinstance(share, BeaconShare | TapeShare)
         transcript = reader.low(height) if low else reader.high(height)
@@ -198,7 +203,9 @@ class Door:
         is_certification = kind in (Certification, CertificationShare)
         return self._certifications if is_certification else self._pool
 
-    def _place(self, pool: Pool, artifact: Artifact, sender: NodeId, now_ns: int) -> Admission:
+    def _place(
+        self, pool: Pool, artifact: Artifact, sender: NodeId, size_bytes: int, now_ns: int
+    ) -> Admission:
         is_known = artifact in pool.unvalidated
         if is_known and sender in pool.quotas.senders(artifact):
             return Admission.USELESS
@@ -214,10 +221,10 @@ class Door:
             rival = found[1]
         if rival is not None:
             pool.drop(rival, sender)
-        made_room = self._make_room(artifact, sender)
+        made_room = self._make_room(artifact, sender, size_bytes)
         if made_room is None:
             return self._refuse(artifact, sender)
-        self._quotas.charge(sender, artifact, len(artifacts.encode(artifact)), slot)
+        self._quotas.charge(sender, artifact, size_bytes, slot)
         pool.unvalidated.insert(artifact, now_ns)
         if is_known:
             return Admission.USELESS
@@ -249,8 +256,10 @@ class Door:
         kind, height, owner = slot
         waiting = self._quotas.of(sender).in_slot(slot)
         valid: list[Any] = []
-        if isinstance(artifact, SHARES):
+        if kind in _SHARE_KINDS:
             valid = pool.validated.owned(kind, height, owner)
+        if not waiting and not valid:
+            return True, None
         content = _CONTENT.get(kind)
         mine = getattr(artifact, content) if content else None
         for known in (*valid, *waiting):
@@ -265,9 +274,9 @@ class Door:
             return 2 * (self._reader.settings_at(height).faults_max + 1)
         return 1
 
-    def _make_room(self, artifact: Artifact, sender: NodeId) -> bool | None:
+    def _make_room(self, artifact: Artifact, sender: NodeId, size_bytes: int) -> bool | None:
         """Let what lies farther go; return whether something had to, None: there is no room."""
-        quota, size_bytes, made = self._quotas.of(sender), len(artifacts.encode(artifact)), False
+        quota, made = self._quotas.of(sender), False
         while not quota.has_room(size_bytes):
             farthest = quota.farthest()
             if farthest is None or farthest.height <= artifact.height:

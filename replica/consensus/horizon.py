@@ -32,18 +32,19 @@ class Horizon:
 
     def late_until(self, kind: type) -> int:
         """Return the highest height of a kind at which nothing can matter any more."""
-        chain, state = self._chain, self._reader.context.state
+        chain = self._chain
+        cup_height, state = chain.cup.height, self._reader.context.state
+        if kind in (Beacon, BeaconShare):
+            return max(chain.beacon_height, cup_height)
+        if kind in (Tape, TapeShare):
+            return max(state.latest_height, cup_height)
+        if kind in (Certification, CertificationShare):
+            return max(state.certified_height, cup_height)
+        if kind in (Cup, CupShare):
+            return cup_height
         if kind in (DkgDealing, DkgComplaint):
             return chain.summary_at(chain.finalized_height).height - 1
-        if kind in (Certification, CertificationShare):
-            return max(state.certified_height, chain.cup.height)
-        if kind in (Beacon, BeaconShare):
-            return max(chain.beacon_height, chain.cup.height)
-        if kind in (Tape, TapeShare):
-            return max(state.latest_height, chain.cup.height)
-        if kind in (Cup, CupShare):
-            return chain.cup.height
-        return max(chain.finalized_height, chain.cup.height)
+        return max(chain.finalized_height, cup_height)
 
     def is_late(self, kind: type, height: int) -> bool:
         if height <= self.late_until(kind):
