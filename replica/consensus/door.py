@@ -160,7 +160,7 @@ class Door:
         """Return what is wrong by itself. Raises: Unavailable."""
         if size_bytes > SMALL_BYTES_MAX and size_bytes > self._bytes_max(artifact):
             return "it is too big"
-        if type(artifact) in _SHARE_KINDS:
+        if isinstance(artifact, SHARES):
             if artifact.signer != sender:
                 return "it is another signer's share"
             return None if self._is_signer(artifact) else "the signer is not in the committee"
