@@ -154,7 +154,7 @@ class Flooded(World):
             for height in range(last + 1, last + 80):
                 made = forged(self, self.nodes[-1], CertificationShare, height, 0, 0)
                 node.driver.receive(made, self.nodes[-1].keys.node, self.now)
-        self.at(self.now + 20 * MS, self.flood_unknown_heights)
+        self.at(self.now + 100 * MS, self.flood_unknown_heights)
 
     def tip(self) -> int:
         return max(n.driver.chain.notarized_height for n in self.honest if n.driver)
