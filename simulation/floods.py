@@ -14,7 +14,7 @@ from replica.consensus import driver as d
 from replica.consensus.door import Admission
 from replica.consensus.quota import PEER_BYTES_MAX
 from replica.consensus.reader import Context
-from replica.protocol import artifacts, hash_tree
+from replica.protocol import artifacts, cup, hash_tree
 from replica.protocol.artifacts import (
     Artifact,
     Beacon,
@@ -156,7 +156,7 @@ class Flooded(World):
             for height in range(last + 1, last + 80):
                 made = forged(self, self.nodes[-1], CertificationShare, height, 0, 0)
                 node.driver.receive(made, self.nodes[-1].keys.node, self.now)
-        self.at(self.now + 20 * MS, self.flood_unknown_heights)
+        self.at(self.now + 100 * MS, self.flood_unknown_heights)
 
     def tip(self) -> int:
         return max(n.driver.chain.notarized_height for n in self.honest if n.driver)
@@ -177,6 +177,22 @@ class TwoFaced(Flooded):
             self.network.send(node.index, 0, face)
         for target in range(1, len(self.nodes)):
             self.network.send(node.index, target, artifact)
+
+
+class Hoarder(Flooded):
+    """A member keeps all catch-up packages, and sends them all again whenever it adopts one."""
+
+    def __init__(self, seed: int, plan: Plan) -> None:
+        self.hoard: list[Cup] = []
+        super().__init__(seed, plan)
+
+    def adopt(self, node: Node, package: cup.CatchUpPackage) -> None:
+        super().adopt(node, package)
+        if node.index in self.flooders:
+            self.hoard.append(Cup(package.epoch, package.height, package.encode()))
+            for target in range(len(self.nodes)):
+                for artifact in self.hoard if target != node.index else ():
+                    self.network.answer(node.index, target, artifact)
 
 
 class HalfUpgraded(Flooded):

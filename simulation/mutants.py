@@ -268,6 +268,13 @@ def _two_faces(seed: int) -> None:
     floods.TwoFaced(seed, Plan(interval=99)).goes_on(8)
 
 
+def _hoarder(seed: int) -> None:
+    """A member sends all old packages again and again."""
+    from simulation import floods
+
+    floods.Hoarder(seed, Plan(interval=15)).goes_on(20)
+
+
 def _half_upgraded(seed: int) -> None:
     """One node hears blocks of a release that it does not run yet."""
     from simulation import floods
@@ -298,6 +305,7 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "flood": _flood,
     "unknown heights": _unknown_heights,
     "two faces": _two_faces,
+    "hoarder": _hoarder,
     "half upgraded": _half_upgraded,
 }
 
@@ -347,11 +355,11 @@ def _trust_packages() -> None:
 
 
 def _take_old_packages() -> None:
-    from replica.consensus import door
+    from replica.consensus import door, horizon
     from replica.consensus.pool import MoveToValidated
     from replica.protocol.artifacts import Cup
 
-    honest = door.Door.is_late
+    honest = horizon.Horizon.is_late
 
     def is_late(self: Any, kind: type, height: int) -> bool:
         return kind is not Cup and honest(self, kind, height)
@@ -359,7 +367,7 @@ def _take_old_packages() -> None:
     def cups(reader: Any) -> Any:
         return [MoveToValidated(a) for a in reader.pool.unvalidated.of_kind(Cup)][:1]
 
-    setattr(door.Door, "is_late", is_late)
+    setattr(horizon.Horizon, "is_late", is_late)
     setattr(door.Door, "_kept_cup_height", lambda _: -1)
     _replace_component("cup validator", cups)
 
@@ -675,7 +683,7 @@ def _keep_all_evidence() -> None:
 def _all_or_nothing() -> None:
     """Heights of which no summary tells are admitted, and cost the other heights' verdicts."""
     from replica.certification import certifier
-    from replica.consensus import door
+    from replica.consensus import door, horizon
     from replica.consensus.reader import GAP_MAX
     from replica.protocol.artifacts import CertificationShare
 
@@ -686,12 +694,12 @@ def _all_or_nothing() -> None:
 
     fault = door.Door._fault
 
-    def trusting(self: Any, artifact: Any, sender: Any) -> Any:
+    def trusting(self: Any, artifact: Any, sender: Any, size_bytes: int) -> Any:
         is_share = isinstance(artifact, CertificationShare)
-        return None if is_share else fault(self, artifact, sender)
+        return None if is_share else fault(self, artifact, sender, size_bytes)
 
     setattr(certifier, "_heights", heights)
-    setattr(door.Door, "top", lambda self, kind: self._chain.notarized_height + 400)
+    setattr(horizon.Horizon, "top", lambda self, kind: self._chain.notarized_height + 400)
     setattr(door.Door, "_fault", trusting)
 
 
@@ -725,7 +733,7 @@ def _blame_relayers() -> None:
     admit = door.Door.admit
 
     def blaming(self: Any, artifact: Any, sender: Any, now_ns: int) -> Any:
-        if not honest(self, artifact) and not self.is_late(type(artifact), artifact.height):
+        if not honest(self, artifact) and not self.horizon.is_late(type(artifact), artifact.height):
             return self._wrong(artifact, "a block of another release", sender)
         return admit(self, artifact, sender, now_ns)
 
@@ -743,7 +751,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("hasty-sender", "sends before it is durable", "consensus", _send_first),
     Mutant("amnesia", "forgets at restart what it signed", "consensus", _forget_at_restart),
     Mutant("trusting-package", "takes unsigned packages from peers", "forger", _trust_packages),
-    Mutant("old-package", "takes packages that it is past", "forger", _take_old_packages),
+    Mutant("old-package", "takes packages that it is past", "hoarder", _take_old_packages),
     Mutant("trusting-certification", "checks no certification", "forger", _trust_certifications),
     Mutant("trusting-notarization", "checks no notarization", "forger", _trust_notarizations),
     Mutant("trusting-shares", "checks no combined signature", "forger", _trust_shares),

@@ -91,24 +91,31 @@ def deal(reader: Reader) -> list[Mutation]:
     tags = tags_of(summary)
     if len(mine) == len(tags):
         return []
-    out: list[Mutation] = []
-    for tag in tags:
-        config = config_of(reader, summary, tag)
-        if tag in mine or reader.node not in config.dealers:
-            continue
-        share = None
-        if config.reshared is not None:
-            share = reader.share_of(summary.next_high or summary.high)
-            if share is None:
-                continue
-        keys = reader.context.keys
-        seed = sha256(b"dealing seed" + keys.dealing)
+    missing = [t for t in tags if t not in mine]
+    made = [_dealing_of(reader, summary, tag) for tag in missing]
+    return [AddValidated(dealing) for dealing in made if dealing is not None]
+
+
+def _dealing_of(reader: Reader, summary: Summary, tag: int) -> DkgDealing | None:
+    """Return this node's dealing of a key; None: it has no part in it, or can't deal yet."""
+    config = config_of(reader, summary, tag)
+    if reader.node not in config.dealers:
+        return None
+    share = None
+    if config.reshared is not None:
+        share = reader.share_of(summary.next_high or summary.high)
+        if share is None:
+            return None
+    keys = reader.context.keys
+    seed = sha256(b"dealing seed" + keys.dealing)
+    try:
         receivers = {r: _dealing_key(reader, summary, tag, r) for r in config.receivers}
-        made = reader.context.dkg.deal(config, reader.node, seed, share, receivers)
-        signature = keys.signing.sign(dkg.message(config, made))
-        epoch = reader.chain.cup.epoch
-        out.append(AddValidated(DkgDealing(epoch, height, tag, reader.node, made, signature)))
-    return out
+    except Unavailable:  # a registry version is missing: other keys are dealt meanwhile
+        return None
+    made = reader.context.dkg.deal(config, reader.node, seed, share, receivers)
+    signature = keys.signing.sign(dkg.message(config, made))
+    epoch = reader.chain.cup.epoch
+    return DkgDealing(epoch, summary.height, tag, reader.node, made, signature)
 
 
 def complain(reader: Reader) -> list[Mutation]:

@@ -17,15 +17,15 @@ import enum
 from functools import lru_cache
 from typing import Any
 
-from replica.consensus.asking import ANY_HEIGHT, Asking
+from replica.consensus.asking import Asking
+from replica.consensus.horizon import Horizon
 from replica.consensus.pool import Pool, owner_of
 from replica.consensus.quota import Quotas
-from replica.consensus.reader import GAP_MAX, Reader
+from replica.consensus.reader import Reader
 from replica.protocol import artifacts, cup
 from replica.protocol.artifacts import (
     SHARES,
     Artifact,
-    Beacon,
     BeaconShare,
     BlockProposal,
     Certification,
@@ -39,16 +39,12 @@ from replica.protocol.artifacts import (
     FinalizationShare,
     Notarization,
     NotarizationShare,
-    Tape,
     TapeShare,
 )
 from replica.protocol.crypto.keys import verify_ed25519
 from replica.protocol.errors import Rejected, Unavailable
 from replica.protocol.ids import NodeId
 
-LOOKAHEAD = GAP_MAX + 10
-"""What lies further above the notarized tip is refused and asked for later: an honest node is at
-most `GAP_MAX` above what is certified, and ten heights are on their way."""
 SMALL_BYTES_MAX = 1024
 """Shares, beacons, tapes, proofs, complaints, certifications: two digests, a signature of 48 to 64
 bytes, ids of 29 and numbers of 9, or a tree's path of some 20 digests. None comes to 900."""
@@ -61,8 +57,12 @@ beyond that was its sender's as well, and is let go untold."""
 BLOCKS_MAX = 2
 """Blocks of one maker and height: two are evidence."""
 
-Content = dict[type, str]
-_CONTENT: Content = {NotarizationShare: "block", Notarization: "block", CertificationShare: "root"}
+_SHARE_KINDS = frozenset(SHARES)
+_CONTENT: dict[type, str] = {
+    NotarizationShare: "block",
+    Notarization: "block",
+    CertificationShare: "root",
+}
 """Of what there may be several: those on one content take each other's place."""
 
 
@@ -96,6 +96,7 @@ class Door:
     def __init__(self, reader: Reader, certifications: Pool, quotas: Quotas, asking: Asking):
         """`reader`: of the pool of consensus; its times are not looked at."""
         self._reader, self._quotas, self._asking = reader, quotas, asking
+        self.horizon = Horizon(reader)
         self._chain, self._pool, self._certifications = reader.chain, reader.pool, certifications
         self.faults: list[tuple[Artifact, str, tuple[NodeId, ...]]] = []
         """See `take_faults`."""
@@ -106,83 +107,36 @@ class Door:
     def admit(self, artifact: Artifact, sender: NodeId, now_ns: int) -> Admission:
         """Give an artifact its place among what waits, or none."""
         kind, height = type(artifact), artifact.height
-        if not self._is_of_this_run(artifact) or self.is_late(kind, height):
+        if not self._is_of_this_run(artifact) or self.horizon.is_late(kind, height):
             return Admission.USELESS
         if kind is Cup:
             return self._admit_cup(artifact, sender, now_ns)  # type: ignore[arg-type]
-        if self.is_beyond(kind, height):
+        if self.horizon.is_beyond(kind, height):
             return self._refuse(artifact, sender)
         pool = self._pool_of(kind)
         if artifact in pool.validated or not self._is_wanted(artifact):
             return Admission.USELESS
         try:
-            fault = self._fault(artifact, sender)
+            size_bytes = len(artifacts.encode(artifact))
+            fault = self._fault(artifact, sender, size_bytes)
             if fault is None:
-                return self._place(pool, artifact, sender, now_ns)
+                return self._place(pool, artifact, sender, size_bytes, now_ns)
         except Unavailable:  # a registry version that is not here yet
             return self._refuse(artifact, sender)
         return self._wrong(artifact, fault, sender)
 
     def is_worth_decoding(self, kind: type, height: int, sender: NodeId) -> bool:
         """Whether an artifact of which only this is known may get in."""
-        if self.is_late(kind, height):
+        if self.horizon.is_late(kind, height):
             return False
         if kind is Cup:
             return height > self._kept_cup_height()
-        if self.is_beyond(kind, height):
+        if self.horizon.is_beyond(kind, height):
             self._asking.want(sender, (kind,), height, height)
             return False
         if kind in (BeaconShare, TapeShare, FinalizationShare, CupShare):
             return not self._pool.validated.owned(kind, height, sender)
         return True
-
-    # -- heights
-
-    def late_until(self, kind: type) -> int:
-        """Return the highest height of a kind at which nothing can matter any more."""
-        chain, state = self._chain, self._reader.context.state
-        if kind in (DkgDealing, DkgComplaint):
-            return chain.summary_at(chain.finalized_height).height - 1
-        if kind in (Certification, CertificationShare):
-            return max(state.certified_height, chain.cup.height)
-        if kind in (Beacon, BeaconShare):
-            return max(chain.beacon_height, chain.cup.height)
-        if kind in (Tape, TapeShare):
-            return max(state.latest_height, chain.cup.height)
-        if kind in (Cup, CupShare):
-            return chain.cup.height
-        return max(chain.finalized_height, chain.cup.height)
-
-    def is_late(self, kind: type, height: int) -> bool:
-        if height <= self.late_until(kind):
-            return True
-        return kind in (Tape, TapeShare) and height in self._chain.tapes
-
-    def top(self, kind: type) -> int:
-        """Return the highest height of a kind that can be judged, or will be soon."""
-        chain = self._chain
-        newest = chain.summary_at(chain.finalized_height)
-        if kind is Cup:
-            return ANY_HEIGHT
-        if kind in (DkgDealing, DkgComplaint):
-            return newest.next_start
-        return min(newest.known_until, chain.notarized_height + LOOKAHEAD)
-
-    def is_beyond(self, kind: type, height: int) -> bool:
-        if height > self.top(kind):
-            return True
-        if kind not in (DkgDealing, DkgComplaint):
-            return False
-        newest = self._chain.summary_at(self._chain.finalized_height)
-        return height not in (newest.height, newest.next_start)
-
-    def bounds(self, kind: type) -> tuple[int, int]:
-        """Return the lowest and highest height of a kind that can be judged now."""
-        low, high = self.late_until(kind) + 1, self.top(kind)
-        per_height = kind not in (Cup, DkgDealing, DkgComplaint)
-        if per_height and low <= high and not self._reader.knows(low):
-            return low, low - 1  # a registry version is missing
-        return low, high
 
     # -- what it is
 
@@ -193,19 +147,19 @@ class Door:
             return artifact.block.run == self._reader.run
         return not isinstance(artifact, EquivocationProof) or artifact.run == self._reader.run
 
-    def _is_wanted(self, artifact: Artifact) -> bool:
-        if isinstance(artifact, Certification | CertificationShare):
-            return not self._certifications.validated.has(Certification, artifact.height)
-        if isinstance(artifact, Notarization | NotarizationShare):
-            return not self._chain.is_notarized(artifact.height, artifact.block)
-        if isinstance(artifact, DkgDealing | DkgComplaint):
-            kind, owner = type(artifact), owner_of(artifact)
-            return not self._pool.validated.owned(kind, artifact.height, owner)
+    def _is_wanted(self, artifact: Any) -> bool:
+        kind, height = type(artifact), artifact.height
+        if kind in (Certification, CertificationShare):
+            return not self._certifications.validated.has(Certification, height)
+        if kind in (Notarization, NotarizationShare):
+            return not self._chain.is_notarized(height, artifact.block)
+        if kind in (DkgDealing, DkgComplaint):
+            return not self._pool.validated.owned(kind, height, owner_of(artifact))
         return True
 
-    def _fault(self, artifact: Artifact, sender: NodeId) -> str | None:
+    def _fault(self, artifact: Artifact, sender: NodeId, size_bytes: int) -> str | None:
         """Return what is wrong by itself. Raises: Unavailable."""
-        if len(artifacts.encode(artifact)) > self._bytes_max(artifact):
+        if size_bytes > SMALL_BYTES_MAX and size_bytes > self._bytes_max(artifact):
             return "it is too big"
         if isinstance(artifact, SHARES):
             if artifact.signer != sender:
@@ -238,7 +192,7 @@ class Door:
 
     def _is_signer(self, share: Any) -> bool:
         reader, height = self._reader, share.height
-        if isinstance(share, NotarizationShare | FinalizationShare):
+        if type(share) in (NotarizationShare, FinalizationShare):
             return share.signer in reader.settings_at(height).keys
         low = isinstance(share, BeaconShare | TapeShare)
         transcript = reader.low(height) if low else reader.high(height)
@@ -250,7 +204,9 @@ class Door:
         is_certification = kind in (Certification, CertificationShare)
         return self._certifications if is_certification else self._pool
 
-    def _place(self, pool: Pool, artifact: Artifact, sender: NodeId, now_ns: int) -> Admission:
+    def _place(
+        self, pool: Pool, artifact: Artifact, sender: NodeId, size_bytes: int, now_ns: int
+    ) -> Admission:
         is_known = artifact in pool.unvalidated
         if is_known and sender in pool.quotas.senders(artifact):
             return Admission.USELESS
@@ -266,10 +222,10 @@ class Door:
             rival = found[1]
         if rival is not None:
             pool.drop(rival, sender)
-        made_room = self._make_room(artifact, sender)
+        made_room = self._make_room(artifact, sender, size_bytes)
         if made_room is None:
             return self._refuse(artifact, sender)
-        self._quotas.charge(sender, artifact, len(artifacts.encode(artifact)), slot)
+        self._quotas.charge(sender, artifact, size_bytes, slot)
         pool.unvalidated.insert(artifact, now_ns)
         if is_known:
             return Admission.USELESS
@@ -301,8 +257,10 @@ class Door:
         kind, height, owner = slot
         waiting = self._quotas.of(sender).in_slot(slot)
         valid: list[Any] = []
-        if isinstance(artifact, SHARES):
+        if kind in _SHARE_KINDS:
             valid = pool.validated.owned(kind, height, owner)
+        if not waiting and not valid:
+            return True, None
         content = _CONTENT.get(kind)
         mine = getattr(artifact, content) if content else None
         for known in (*valid, *waiting):
@@ -317,9 +275,9 @@ class Door:
             return 2 * (self._reader.settings_at(height).faults_max + 1)
         return 1
 
-    def _make_room(self, artifact: Artifact, sender: NodeId) -> bool | None:
+    def _make_room(self, artifact: Artifact, sender: NodeId, size_bytes: int) -> bool | None:
         """Let what lies farther go; return whether something had to, None: there is no room."""
-        quota, size_bytes, made = self._quotas.of(sender), len(artifacts.encode(artifact)), False
+        quota, made = self._quotas.of(sender), False
         while not quota.has_room(size_bytes):
             farthest = quota.farthest()
             if farthest is None or farthest.height <= artifact.height:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from replica.consensus import answers
 from replica.consensus.asking import ANY_HEIGHT, CERTIFICATIONS, PACKAGES, ROUNDS, Asking
 from replica.consensus.chain import Chain
 from replica.consensus.components import ALL, COMPONENTS, REGISTRY, STATE, SUMMARY, readers_of
 from replica.consensus.delivery import next_batch
-from replica.consensus.door import LOOKAHEAD, Admission, Door
+from replica.consensus.door import Admission, Door
 from replica.consensus.effects import (
     AdoptCup,
     Ask,
@@ -27,14 +28,13 @@ from replica.consensus.effects import (
     Persist,
     Send,
 )
+from replica.consensus.horizon import LOOKAHEAD
 from replica.consensus.pool import Changes, Pool
 from replica.consensus.quota import Quotas
 from replica.consensus.reader import NEVER, Context, Reader, Status
 from replica.protocol import artifacts as formats
 from replica.protocol import cup
 from replica.protocol.artifacts import (
-    KINDS,
-    SHARES,
     Artifact,
     BlockProposal,
     Certification,
@@ -52,8 +52,6 @@ STEPS_MAX = 1_000
 IDLE_NS = 1_000_000_000
 CLOCK_STEP_NS = 1_000_000
 """By more than this a clock differs only when it was set."""
-ANSWER_BYTES_MAX = 8 << 20
-"""What a peer is sent for one question, one artifact more at most."""
 
 
 class Driver:
@@ -123,7 +121,7 @@ class Driver:
 
     def is_late(self, kind: type, height: int) -> bool:
         """Return whether nothing of a kind and height can matter any more: need not be decoded."""
-        return self.door.is_late(kind, height)
+        return self.door.horizon.is_late(kind, height)
 
     def is_worth_decoding(self, kind: type, height: int, sender: NodeId) -> bool:
         """Whether an artifact of which only this is known may be admitted; else it is noted."""
@@ -189,7 +187,7 @@ class Driver:
         progress = (chain.notarized_height, chain.finalized_height, certified, chain.cup.height)
         if asking.stands(progress, now_ns):
             self._want_everything(reader)
-        effects += asking.due(self.peers, self.door.bounds, now_ns)
+        effects += asking.due(self.peers, self.door.horizon.bounds, now_ns)
 
     def _want_everything(self, reader: Reader) -> None:
         chain, asking, peers = self.chain, self.asking, sorted(self.peers())
@@ -328,40 +326,16 @@ class Driver:
                 self.asking.want_group(sorted(self.peers()), group, first, last)
 
     def is_gossiped(self, artifact: Artifact) -> bool:
-        """Full artifacts are passed on by everyone, shares by their signer."""
-        return not isinstance(artifact, SHARES) or artifact.signer == self.context.node
+        return answers.is_gossiped(artifact, self.context.node)
 
     def offered(self) -> list[Artifact]:
         """Return all that a newly connected peer should be sent, the CUP first."""
-        rest = [a for a in self.pool.validated if not isinstance(a, Cup)]
-        rest.sort(key=lambda a: a.height)
-        cups = list(self.pool.validated.of_kind(Cup))
-        both = [*cups, *rest, *self.certifications.validated]
-        return [a for a in both if self.is_gossiped(a)]
+        return answers.offered(self.pool, self.certifications, self.context.node)
 
     def answer(self, kinds: Sequence[int], first: int, last: int) -> list[Artifact]:
-        """Return what a peer that asks is sent: of these kinds and heights, lowest first.
-
-        Blocks come after all else, as far as `ANSWER_BYTES_MAX` goes: who lacks more asks again.
-        """
-        wanted = [KINDS[k] for k in sorted(set(kinds)) if 0 <= k < len(KINDS)]
-        found = [
-            a
-            for kind in wanted
-            for section in (self.pool.validated, self.certifications.validated)
-            for height in section.heights(kind)
-            if first <= height <= last
-            for a in section.at(kind, height)
-            if self.is_gossiped(a)
-        ]
-        found.sort(key=lambda a: (isinstance(a, BlockProposal), a.height))
-        out, size_bytes = [], 0
-        for artifact in found:
-            if size_bytes >= ANSWER_BYTES_MAX:
-                break
-            size_bytes += len(formats.encode(artifact))
-            out.append(artifact)
-        return out
+        """Return what a peer that asks is sent: see `answers.answer`."""
+        both = (self.pool, self.certifications)
+        return answers.answer(both, self.context.node, kinds, first, last)
 
     def own_share_height(self) -> int:
         """Return the highest height for which this node's certification share is in the pool."""

@@ -27,7 +27,7 @@ class Quota:
         self.bytes = 0
         self.count = 0
         self._heights: dict[int, dict[Artifact, tuple[int, Slot]]] = {}
-        """Sizes and slots, by height: heights are few (see `door.LOOKAHEAD`)."""
+        """Sizes and slots, by height: heights are few (see `horizon.LOOKAHEAD`)."""
         self._slots: dict[Slot, list[Artifact]] = {}
 
     def add(self, artifact: Artifact, size_bytes: int, slot: Slot) -> None:

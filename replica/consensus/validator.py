@@ -330,9 +330,10 @@ def _equivocation(
 
 def equivocation_proofs(reader: Reader) -> Verdicts:
     out: Verdicts = []
+    proven: set[tuple[int, NodeId]] = set()
     for proof in _waiting(reader, EquivocationProof, _above_finalized):
-        known = reader.pool.validated.at(EquivocationProof, proof.height)
-        if any(p.maker == proof.maker for p in known):
+        known = reader.pool.validated.owned(EquivocationProof, proof.height, proof.maker)
+        if known or (proof.height, proof.maker) in proven:  # more proves nothing more
             out.append(RemoveUnvalidated(proof))
             continue
         if proof.run != reader.run:
@@ -352,6 +353,8 @@ def equivocation_proofs(reader: Reader) -> Verdicts:
                 for h, s in pairs
             )
         )
+        if good:
+            proven.add((proof.height, proof.maker))
         out.append(MoveToValidated(proof) if good else _invalid(proof, "it proves nothing"))
     return out
 

@@ -273,8 +273,12 @@ class Transport:
                     link.peer.host, link.peer.port, ssl=context
                 )
                 if self._node_of(writer) == link.peer.node:
-                    pause = REDIAL_S_MIN
-                    await self._serve_link(link, reader, writer)
+                    began_s = time.monotonic()
+                    try:
+                        await self._serve_link(link, reader, writer)
+                    finally:  # who hangs up at once is offered everything less and less often
+                        if time.monotonic() - began_s > REDIAL_S_MAX:
+                            pause = REDIAL_S_MIN
             except (OSError, ssl.SSLError, asyncio.IncompleteReadError, ReprisError):
                 pass  # the peer is down or restarting: that is what redialling is for
             link.connected = False

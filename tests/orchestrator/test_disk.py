@@ -122,6 +122,7 @@ def test_what_the_disk_refuses_stands_in_the_status_until_it_works(
     said: list[str] = []
     process: Any = SimpleNamespace(
         version=None,
+        run_start=None,
         cup_epoch=None,
         crashes=0,
         last_words="",

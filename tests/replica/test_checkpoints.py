@@ -16,7 +16,7 @@ from replica.protocol import manifest
 from replica.protocol.errors import MachineFault
 from replica.protocol.ids import Height, Principal, SubnetId, canister_id
 from replica.state import checkpoint, checkpoints
-from replica.state.checkpoints import Checkpoints, sweep
+from replica.state.checkpoints import Checkpoints
 from replica.state.state import genesis
 from tests.nns import harness
 from tests.nns.harness import ADMIN, Machine
@@ -311,10 +311,3 @@ def test_a_thousand_checkpoints_leave_no_more_than_three(tmp_path: Path) -> None
     names, inodes, links, descriptors = (max(s[i] for s in sizes) for i in range(4))
     assert names <= 60 and inodes <= 60 and links <= 4
     assert descriptors <= min(s[3] for s in sizes) + 2
-
-
-def test_what_a_sync_or_a_divergence_left_is_swept(tmp_path: Path) -> None:
-    for name in ("sync-0123", "diverged_checkpoints", "checkpoints", "pool-1.journal"):
-        (tmp_path / name / "deep").mkdir(parents=True)
-    sweep(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["checkpoints", "pool-1.journal"]

@@ -91,7 +91,7 @@ def test_the_fault_is_the_last_word_of_a_replica_that_ran(
     class Quiet:
         subnet = b""
 
-        def __init__(self, *_: object) -> None: ...
+        def __init__(self, *_: object, **__: object) -> None: ...
 
     async def idle(_replica: object) -> None:
         await asyncio.sleep(60)

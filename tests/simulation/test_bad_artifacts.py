@@ -10,7 +10,8 @@ import pytest
 from replica.consensus import driver as d
 from replica.consensus import quota
 from replica.consensus.asking import ANY_HEIGHT, PAUSE_NS
-from replica.consensus.door import LOOKAHEAD, Admission
+from replica.consensus.door import Admission
+from replica.consensus.horizon import LOOKAHEAD
 from replica.consensus.reader import SecretKeys
 from replica.protocol import artifacts, cup
 from replica.protocol.artifacts import (

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from cli.lab.drills import SCENARIOS
+from replica.consensus import driver
 from replica.consensus.reader import GAP_MAX
 from simulation.campaign import RARE, ROUNDS, SYSTEM, Result, run_plan, run_seed, to_be_met
 from simulation.doubles import DivergingChain
@@ -162,3 +163,10 @@ def test_without_certification_the_subnet_stops_at_the_bound() -> None:
         assert node.driver.chain.notarized_height == diverges_at - 1 + GAP_MAX
         assert node.package.height == 0, "no CUP can be made of what is not certified"
     assert world.now > GENESIS_NS
+
+
+def test_a_step_bound_yields_and_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two turns a step all that is left is done in the next ones."""
+    monkeypatch.setattr(driver, "STEPS_MAX", 2)
+    world = World(3, Plan())
+    assert world.run(lambda: world.cup_height() >= 16, 60 * SECOND)

@@ -11,7 +11,7 @@ import pytest
 from replica.consensus.quota import PEER_BYTES_MAX
 from replica.protocol.artifacts import KINDS, BlockProposal, CertificationShare, Cup
 from replica.protocol.ids import Height
-from simulation.floods import MAKERS, PER_HEIGHT, HalfUpgraded, TwoFaced, flooded, forged
+from simulation.floods import MAKERS, PER_HEIGHT, HalfUpgraded, Hoarder, TwoFaced, flooded, forged
 from simulation.plan import Plan
 from simulation.scheduler import MS, SECOND
 
@@ -92,6 +92,12 @@ def test_a_block_that_others_notarized_is_let_in_beside_its_makers_two_others(no
     world = TwoFaced(1, Plan(nodes=nodes, interval=99))
     world.goes_on(6)
     assert world.counts["shown two faces"] > 3
+
+
+def test_old_packages_are_not_taken_again() -> None:
+    world = Hoarder(1, Plan(interval=15))
+    world.goes_on(20)
+    assert len(world.hoard) > 4
 
 
 def test_a_node_that_is_not_upgraded_yet_blames_nobody() -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
+from replica.consensus.dkg import config_of
+from replica.consensus.effects import Misbehaved
+from replica.protocol.artifacts import DkgComplaint, DkgDealing
+from replica.protocol.crypto import bls, dkg
 from replica.protocol.crypto.dkg import Config, Dealing
 from replica.protocol.crypto.scheme import Transcript
 from replica.protocol.ids import NodeId
@@ -113,3 +118,51 @@ def test_membership_changes_with_a_byzantine_node_and_crashes() -> None:
     world = run_plan(11, plan)
     assert has_keys(world)
     assert names(world, world.nodes[1].package.summary.high.committee) == [0, 1, 2, 4]
+
+
+def test_one_complaint_of_a_dealing_is_kept_whatever_its_nonce() -> None:
+    """Who cheats itself can prove it in any number of ways, and is heard once."""
+    world = World(1, Plan(interval=99, real_bls=True))
+    assert world.run(lambda: world.finalized_height() >= 5, 10 * SECOND)
+    cheat, driver = world.nodes[3], world.nodes[0].driver
+    assert driver is not None
+    reader = driver.reader(world.now)
+    summary = driver.chain.summary_at(driver.chain.finalized_height)
+    own = next(
+        a
+        for a in driver.pool.validated.at(DkgDealing, summary.height)
+        if a.dealer == cheat.keys.node
+    )
+    config = config_of(reader, summary, own.tag)
+    sealed = list(own.dealing.sealed)
+    mine = config.receivers.index(cheat.keys.node)
+    sealed[mine] = bytes([sealed[mine][0] ^ 1]) + sealed[mine][1:]
+    dealing = replace(own.dealing, sealed=tuple(sealed))
+    signature = cheat.keys.signing.sign(dkg.message(config, dealing))
+    driver.pool.validated.remove(own)
+    driver.pool.validated.insert(replace(own, dealing=dealing, signature=signature), world.now)
+    for nonce in range(1, 40):
+        complaint = complaint_with(dealing, cheat.keys.dealing, nonce)
+        made = DkgComplaint(
+            own.epoch, own.height, own.tag, own.dealer, dkg.digest(dealing), own.dealer, complaint
+        )
+        driver.receive(made, cheat.keys.node, world.now)
+        effects = driver.step(world.now, world.now)
+        assert not [e for e in effects if isinstance(e, Misbehaved)]
+    kept = driver.pool.validated.at(DkgComplaint, summary.height)
+    assert [c.accuser for c in kept] == [cheat.keys.node]
+
+
+def complaint_with(dealing: dkg.Dealing, secret: bytes, nonce: int) -> dkg.Complaint:
+    """Return a justified complaint that differs from others in its nonce alone."""
+    ephemeral, exponent = dkg._g1(dealing.ephemeral), dkg._scalar_of(secret)
+    point = dkg._times(ephemeral, exponent)
+    challenge = dkg._challenge(
+        dkg._times(bls.G1, exponent),
+        dealing.ephemeral,
+        point,
+        dkg._times(bls.G1, nonce),
+        dkg._times(ephemeral, nonce),
+    )
+    response = (nonce + challenge * exponent) % bls.ORDER
+    return dkg.Complaint(point, challenge.to_bytes(32, "big"), response.to_bytes(32, "big"))

@@ -342,8 +342,10 @@ def _share_of(transcript: Transcript, node: NodeId, secret: bytes) -> bytes | No
     total = 0
     for factor, part in zip(factors, transcript.sealed):
         point = _times(_g1(part.ephemeral), _scalar_of(secret))
-        opened = xor(part.sealed[index], _pad(part.ephemeral, point, node))
-        total = (total + factor * int.from_bytes(opened, "big")) % bls.ORDER
+        opened = int.from_bytes(xor(part.sealed[index], _pad(part.ephemeral, point, node)), "big")
+        if opened >= bls.ORDER:
+            return None  # a share has one form: who looks at it complains of any other
+        total = (total + factor * opened) % bls.ORDER
     if bls.public_key(total) != transcript.share_keys[index]:
         return None  # a dealer cheated while this node could not complain
     return total.to_bytes(SCALAR_BYTES, "big")
