@@ -240,7 +240,7 @@ def _stop_and_go(seed: int) -> None:
 def _flood(seed: int) -> None:
     """One member floods every kind, in advance and in its own name, and then falls silent."""
     from replica.protocol.artifacts import KINDS, Cup
-    from simulation import floods
+    from simulation import door_floods as floods
 
     world = floods.flooded(seed=seed)
     tip = world.tip()
@@ -253,7 +253,7 @@ def _flood(seed: int) -> None:
 
 def _unknown_heights(seed: int) -> None:
     """One member keeps a share at each height of which no summary tells, and is silent."""
-    from simulation import floods
+    from simulation import door_floods as floods
 
     world = floods.flooded(interval=15 + 14 * (seed % 2), seed=seed)
     world.muted = True
@@ -263,21 +263,21 @@ def _unknown_heights(seed: int) -> None:
 
 def _two_faces(seed: int) -> None:
     """A maker shows one node two blocks that nobody else sees, and another to the rest."""
-    from simulation import floods
+    from simulation import door_floods as floods
 
     floods.TwoFaced(seed, Plan(interval=99)).goes_on(8)
 
 
 def _hoarder(seed: int) -> None:
     """A member sends all old packages again and again."""
-    from simulation import floods
+    from simulation import door_floods as floods
 
     floods.Hoarder(seed, Plan(interval=15)).goes_on(20)
 
 
 def _half_upgraded(seed: int) -> None:
     """One node hears blocks of a release that it does not run yet."""
-    from simulation import floods
+    from simulation import door_floods as floods
 
     floods.HalfUpgraded(seed, Plan(interval=99)).goes_on(2)
 
