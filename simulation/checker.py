@@ -18,6 +18,7 @@ from replica.protocol.errors import Unavailable
 from simulation.plan import Plan
 
 if TYPE_CHECKING:
+    from simulation.releases import Term
     from simulation.subnet import Node
 
 
@@ -157,16 +158,22 @@ class Checker(ChainChecker):
         self.live_from: int | None = None
         """Height from which on all faults are over."""
         self._failed: dict[int, bool] = {}
+        self._later: dict[Term, ChainChecker] = {}
+        """Chains of later terms: blocks above the package that ends a release are made again."""
 
     def look(self, node: Node) -> None:
         assert node.driver is not None
-        self.look_at(node.index, node.driver, node.state)
+        chain: ChainChecker = self
+        if node.term[1]:
+            chain = self._later.setdefault(node.term, ChainChecker())
+            chain.certified_height = self.certified_height
+        chain.look_at(node.index, node.driver, node.state)
 
     def signed(self, node: Node, artifact: Artifact) -> None:
         """S3: what an honest node signs."""
         signer = getattr(artifact, "signer", None)
         if signer == node.keys.node:
-            self.signatures.note(signer, f"node {node.index}", artifact)
+            self.signatures.note((signer, node.term), f"node {node.index}", artifact)
 
     def executed(self, node: Node, batch: Batch) -> None:
         """S6: equal states. S12: a request is executed once."""

@@ -32,11 +32,16 @@ from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
 from replica.protocol.registry_transport import Mutation
 from simulation.adversary import BadDealer, Equivocator, Forger, LyingChain
+from simulation.byzantine import Accuser, Tripler, Withholder, stretched
 from simulation.checker import Checker, Violation
+from simulation.copies import Copies
 from simulation.doubles import HashChain, Requests
+from simulation.floods import Flooder
 from simulation.genesis import Genesis, publish
 from simulation.network import Network
 from simulation.plan import Fault, Plan
+from simulation.releases import FIRST, Releases, Term
+from simulation.rights import RightsChecker
 from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
 
 SYNC_NS = 60 * MS
@@ -62,6 +67,8 @@ class Node:
     """The next step is cut short by a crash."""
     skew_ns: int = 0
     stalled_at_ns: int | None = None
+    term: Term = FIRST
+    """The release that it runs, and since which height."""
 
 
 class World(Scheduler):
@@ -76,27 +83,37 @@ class World(Scheduler):
         self.nns: VersionedRecords = self.genesis.records
         self._members: dict[int, tuple[NodeId, ...]] = {}
         self.nodes = [
-            Node(i, keys, self._new_state(i), self.genesis.package)
+            Node(i, keys, self.new_state(i), self.genesis.package)
             for i, keys in enumerate(self.genesis.secrets)
         ]
         # A twin is a second process with the keys of the first.
         for index in plan.twins:
             twin = len(self.nodes)
             self.nodes.append(
-                Node(twin, self.nodes[index].keys, self._new_state(twin), self.genesis.package)
+                Node(twin, self.nodes[index].keys, self.new_state(twin), self.genesis.package)
             )
         self.network = Network(self, plan, len(self.nodes), self._arrive, self._is_late)
         self.equivocator = Equivocator(self)
         self.bad_dealer = BadDealer(self)
         self.forger = Forger(self)
+        self.flooder, self.accuser, self.tripler = Flooder(self), Accuser(self), Tripler(self)
+        self.withholder = Withholder(self)
+        self.releases, self.copies, self.rights = Releases(self), Copies(self), RightsChecker(self)
+        self.silent: set[int] = set()
+        """Nodes that send nothing any more."""
+        self.gone: set[int] = set()
+        """Nodes that are never started again."""
         for node in self.nodes:
             if node.keys.node in self.genesis.members:
                 self.start(node)
 
-    def _new_state(self, index: int) -> HashChain:
+    def new_state(self, index: int) -> HashChain:
+        state = HashChain(self.genesis.outsiders)
         if index in self.plan.liars:
-            return LyingChain(self.seed, index, self.genesis.outsiders)
-        return HashChain(self.genesis.outsiders)
+            state = LyingChain(self.seed, index, self.genesis.outsiders)
+        if self.plan.checkpoint_ms:
+            state.slow(self.plan.checkpoint_ms * MS, lambda: self.now)
+        return state
 
     def is_honest(self, node: Node) -> bool:
         """Whether the checkers hold this instance to the protocol."""
@@ -120,6 +137,10 @@ class World(Scheduler):
 
     def schedule_faults(self) -> None:
         for fault in self.plan.faults:
+            if fault.kind == "old copy":
+                for index in fault.nodes:
+                    at_ns = max(0, fault.at_ns - fault.amount)
+                    self.at(GENESIS_NS + at_ns, self.copies.take, self.nodes[index])
             self.at(GENESIS_NS + fault.at_ns, self._inject, fault)
 
     def _inject(self, fault: Fault) -> None:
@@ -137,7 +158,7 @@ class World(Scheduler):
             case "wipe":
                 for node in nodes:
                     self.stop(node)
-                    node.durable, node.state = {}, self._new_state(node.index)
+                    node.durable, node.state = {}, self.new_state(node.index)
                     node.package = self.genesis.package
             case "restart":
                 for node in nodes:
@@ -163,6 +184,20 @@ class World(Scheduler):
             case "stall clock":
                 for node in nodes:
                     node.stalled_at_ns = self.now
+            case "flood":
+                for node in nodes:
+                    self.flooder.flood(node, fault.what, fault.amount)
+            case "silence":
+                self.silent.update(fault.nodes)
+            case "leave":
+                self.gone.update(fault.nodes)
+                for node in nodes:
+                    self.stop(node)
+            case "release":
+                self.releases.publish(fault.what)
+            case "old copy":
+                for node in nodes:
+                    self.copies.put_back(node)
             case other:
                 raise ValueError(f"no such fault: {other}")
 
@@ -202,7 +237,11 @@ class World(Scheduler):
         for node in self.nodes:
             if node.driver is not None:
                 self.registry_arrived(node)
-            elif node.keys.node in members and node.index >= self.plan.nodes:
+            elif (
+                node.keys.node in members
+                and node.index >= self.plan.nodes
+                and node.index not in self.gone
+            ):
                 best = max((n.package for n in self.nodes), key=lambda p: p.height)
                 if best.height > node.package.height:
                     node.package = best
@@ -218,6 +257,8 @@ class World(Scheduler):
 
     def is_needed(self, node: Node) -> bool:
         """Whether a node is a member or still holds shares of the subnet's keys."""
+        if node.index in self.gone:
+            return False
         newest = max((n.package for n in self.nodes), key=lambda p: p.height)
         return node.keys.node in newest.holders or node.keys.node in self.members()
 
@@ -225,6 +266,7 @@ class World(Scheduler):
 
     def start(self, node: Node) -> None:
         node.incarnation += 1
+        self.releases.choose(node)
         self.open_state(node)
         node.driver = d.Driver(
             self.context(node), node.package, self.now, exhaustive=self.exhaustive
@@ -244,7 +286,7 @@ class World(Scheduler):
     def context(self, node: Node, state: HashChain | None = None) -> Context:
         return Context(
             subnet=self.subnet,
-            replica_version="v1",
+            replica_version=node.term[0],
             keys=node.keys,
             scheme=self.scheme,
             dkg=self.dkg,
@@ -263,17 +305,28 @@ class World(Scheduler):
         for peer in self.nodes:
             if peer is not node and peer.driver is not None:
                 self._offer(peer, node)
-        for artifact in node.driver.offered():
-            self.network.broadcast(node.index, artifact)
+        if not self._offers_nothing(node):
+            for artifact in node.driver.offered():
+                self.network.broadcast(node.index, artifact)
 
     def _offer(self, source: Node, target: Node) -> None:
         assert source.driver is not None
+        if self._offers_nothing(source):
+            return
         for artifact in source.driver.offered():
             self.network.send(source.index, target.index, artifact)
 
+    def _offers_nothing(self, node: Node) -> bool:
+        return node.index in self.silent or node.index in self.plan.withholders
+
     def wall_of(self, node: Node) -> int:
         """Return what the node's clock shows."""
-        return (self.now if node.stalled_at_ns is None else node.stalled_at_ns) + node.skew_ns
+        wall = (self.now if node.stalled_at_ns is None else node.stalled_at_ns) + node.skew_ns
+        if node.index in self.plan.stretchers and node.driver is not None:
+            return stretched(node, self.now, wall)
+        if self.is_honest(node):
+            self.rights.shows(node, wall)
+        return wall
 
     def wake(self, node: Node, time: int) -> None:
         if self.now <= node.wake_at <= time:
@@ -299,6 +352,7 @@ class World(Scheduler):
                 break
         if self.is_honest(node):
             self.checker.look(node)
+            self.rights.look(node)
         self.wake(node, node.driver.wake_ns(self.now))
 
     def _tear(self, node: Node, effects: list[d.Effect]) -> None:
@@ -321,10 +375,16 @@ class World(Scheduler):
             case d.Persist(kept):
                 for artifact in kept:
                     node.durable[artifact] = None
+                    if self.is_honest(node):
+                        self.rights.kept(node, artifact)
+                        self.tripler.kept(node, artifact)
             case d.Send(artifact):
                 assert artifact in node.durable, "sent before it was durable"
                 if self.is_honest(node):
                     self.checker.signed(node, artifact)
+                    self.rights.signed(node, artifact)
+                elif node.index in self.plan.old_copies:
+                    self.copies.signed(node, artifact)
                 self.send(node, artifact)
             case d.Execute(batch):
                 if self.plan.slow_execution:
@@ -348,8 +408,12 @@ class World(Scheduler):
                 self.diverged(node, height)
             case d.Misbehaved():
                 self.counts["invalid artifacts"] += 1
+                if self.is_honest(node):
+                    self.rights.misbehaved(node, effect)
 
     def send(self, node: Node, artifact: Artifact) -> None:
+        if node.index in self.silent:
+            return
         if isinstance(artifact, DkgComplaint):
             self.counts["complaints"] += 1
         if isinstance(artifact, DkgDealing) and artifact.tag > HIGH:
@@ -364,6 +428,12 @@ class World(Scheduler):
             self.forger.send(node, artifact)
         elif node.index in self.plan.equivocators:
             self.equivocator.send(node, artifact)
+        elif node.index in self.plan.withholders:
+            self.withholder.send(node, artifact)
+        elif node.index in self.plan.accusers:
+            self.accuser.send(node, artifact)
+        elif node.index in self.plan.triplets:
+            self.tripler.send(node, artifact)
         else:
             self.network.pass_on(node.index, node.keys.node, artifact)
 
@@ -410,6 +480,7 @@ class World(Scheduler):
         floor = package.height - max(50, self.plan.interval + 1)
         node.durable = {a: None for a in node.durable if a.height >= floor}
         node.state.forget_below(floor)
+        self.releases.adopted(node)
 
     def diverged(self, node: Node, height: int) -> None:
         if self.is_honest(node):
@@ -458,13 +529,26 @@ class World(Scheduler):
         if node.driver is None:
             return
         sender: NodeId = self.nodes[source].keys.node
-        if node.driver.receive(artifact, sender, self.now):
+        taken = node.driver.receive(artifact, sender, self.now)
+        if taken:
             self.wake(node, self.now + self.plan.step_us * 1000)
+        elif source in self.plan.flooders:
+            self.flooder.refused(source, node, artifact)
+        if target in self.plan.accusers:
+            self.accuser.seen(node, artifact)
+        if self.is_honest(node):
+            self.rights.delivered(self.nodes[source], node, artifact, taken=taken)
 
     # -- summary
 
     def finalized_height(self) -> int:
         return min(n.driver.chain.finalized_height if n.driver else 0 for n in self.honest)
+
+    def top_heights(self) -> tuple[int, int]:
+        """Return the highest heights that an honest member knows to be final, and certified."""
+        up = [n for n in self.honest if n.driver is not None]
+        final = max([n.driver.chain.finalized_height for n in up if n.driver], default=0)
+        return final, max([n.state.certified_height for n in up], default=0)
 
     def cup_height(self) -> int:
         return min(n.package.height for n in self.honest)

@@ -1,0 +1,186 @@
+"""Adversarial plans: all f members play, on top of the faults that random plans have.
+
+A plan draws its size of intervals (long ones run for fewer rounds: a seed's cost is bounded), a
+role for each Byzantine member, floods and what follows them, and now and then two releases, whose
+upgrade a slow checkpoint lets overlap, or an old copy of a disk in place of one Byzantine member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from replica.protocol.crypto.scheme import faults_max
+from simulation.floods import BIG, CROWD, FLOODS
+from simulation.plan import Fault, Plan, pair_of_faults
+from simulation.scheduler import MS, SECOND, draw
+
+SIZES = ((4, 0.75), (7, 0.93), (13, 1.0))
+"""Members, and up to which draw."""
+LENGTHS = ((15, 0.5), (29, 0.7), (59, 0.8), (99, 0.9), (199, 0.95), (499, 1.0))
+"""Intervals, less one, and up to which draw."""
+ROLE_OF_THE_REST = (
+    "flooders",
+    "flooders",
+    "flooders",
+    "withholders",
+    "accusers",
+    "triplets",
+    "stretchers",
+    "equivocators",
+    "forgers",
+    "liars",
+)
+ABSENCES = ("crash", "torn crash", "partition", "deafen", "clog", "pause")
+OVERTAKEN_NS = 130 * MS
+"""About what a round takes under faults."""
+
+
+def size_of(seed: int) -> int:
+    return _pick(SIZES, draw(seed, "size"))
+
+
+def adversarial_plan(seed: int, nodes: int) -> Plan:
+    """Draw a plan for so many members, f of them Byzantine."""
+    upgrades = draw(seed, "upgrades") < 0.25
+    interval = 15 if upgrades else _pick(LENGTHS, draw(seed, "interval"))
+    rounds, cups = _goal(interval, nodes, upgrades=upgrades)
+    byzantine = _drawn(seed, nodes, faults_max(nodes))
+    honest = [n for n in range(nodes) if n not in byzantine]
+    roles = _roles(seed, byzantine, upgrades=upgrades)
+    span_ns = rounds * OVERTAKEN_NS
+    calm = bool(roles.get("stretchers")) and draw(seed, "calm") < 0.5
+    faults = [] if calm else _storm(seed, nodes, honest, span_ns)
+    if roles.get("bad_dealers"):
+        faults = [f for f in faults if f.kind not in ABSENCES and f.kind != "restart"]
+    for node in roles.get("flooders", ()):
+        faults += _floods(seed, node, nodes)
+    if upgrades:
+        faults += _releases(seed)
+    for node in roles.get("old_copies", ()):
+        faults.append(_old_copy(seed, node))
+    spares = 0
+    if draw(seed, "membership") < 0.2:
+        spares = 1
+        faults += _membership(seed, nodes)
+    rough = not calm and draw(seed, "rough") < 0.5
+    plan = Plan(
+        nodes=nodes,
+        spares=spares,
+        interval=interval,
+        delay_ms_max=3 if calm else int(3 + 40 * draw(seed, "delay")),
+        loss=0.2 * draw(seed, "loss") * rough,
+        duplicates=0.1 * draw(seed, "duplicates") * rough,
+        corruption=0.02 * draw(seed, "corruption") * rough,
+        faults=tuple(sorted(faults, key=lambda f: f.at_ns)),
+        slow_execution=not calm and draw(seed, "slow") < 0.3,
+        checkpoint_ms=int(500 * draw(seed, "manifest")) if upgrades else 0,
+        payload_bytes=64,
+        rounds=220 if calm else rounds,
+        cups=cups,
+    )
+    changed: dict[str, Any] = {role: tuple(sorted(who)) for role, who in roles.items()}
+    return replace(plan, **changed)
+
+
+def _pick(table: Sequence[tuple[int, float]], dice: float) -> int:
+    return next(value for value, top in table if dice <= top)
+
+
+def _drawn(seed: int, nodes: int, count: int) -> tuple[int, ...]:
+    order = sorted(range(nodes), key=lambda n: draw(seed, "byzantine", n))
+    return tuple(sorted(order[:count]))
+
+
+def _goal(interval: int, nodes: int, *, upgrades: bool) -> tuple[int, int]:
+    """Return the heights that have to be final, and how many packages have to follow."""
+    rounds = 60 if nodes < 13 else 40
+    if upgrades:
+        return 110, 6
+    if interval <= 29:
+        return rounds, 2 if nodes < 13 else 1
+    return rounds, 1 if interval <= 59 else 0
+
+
+def _roles(seed: int, byzantine: Sequence[int], *, upgrades: bool) -> dict[str, list[int]]:
+    """Give each Byzantine member a role: in upgrades one accuses, else one floods more often."""
+    roles: dict[str, list[int]] = {}
+    for k, node in enumerate(byzantine):
+        dice = draw(seed, "role", k)
+        role = ROLE_OF_THE_REST[int(dice * len(ROLE_OF_THE_REST))]
+        if k == 0 and upgrades and draw(seed, "accuses") < 0.6:
+            role = "accusers"
+        elif k == 0 and draw(seed, "copied") < 0.15:
+            role = "old_copies"
+        elif k == 0 and not upgrades and draw(seed, "deals badly") < 0.05:
+            role = "bad_dealers"
+        roles.setdefault(role, []).append(node)
+    return roles
+
+
+def _storm(seed: int, nodes: int, honest: Sequence[int], span_ns: int) -> list[Fault]:
+    """Faults of machines and links, each with its end: as in random plans, of honest nodes."""
+    faults: list[Fault] = []
+    time, i = int(0.3 * SECOND), 0
+    while True:
+        time += int((0.2 + 1.5 * draw(seed, "gap", i)) * SECOND)
+        if time > span_ns:
+            return faults
+        length = int((0.1 + draw(seed, "length", i)) * SECOND)
+        target = honest[int(draw(seed, "target", i) * len(honest))]
+        faults += pair_of_faults(seed, i + 2, time, time + length, target, nodes)
+        time, i = time + length, i + 1
+
+
+def _floods(seed: int, node: int, nodes: int) -> list[Fault]:
+    """One to three floods of a member; then it is silent, gone, or goes on at a rate."""
+    faults = []
+    at = int((0.2 + 1.2 * draw(seed, "flood", node)) * SECOND)
+    heights = 3 if nodes < 13 else 1
+    for k in range(1 + int(3 * draw(seed, "floods", node))):
+        what = list(FLOODS)[int(draw(seed, "what", node, k) * len(FLOODS))]
+        amount = BIG.get(what, heights * CROWD)
+        if what in BIG and (k or draw(seed, "whole", node) < 0.6 or nodes == 13):
+            amount = BIG[what] // 10 + 1
+        faults.append(Fault(at, "flood", (node,), amount, what))
+        at += int(400 * MS * draw(seed, "pause", node, k))
+    after = draw(seed, "after", node)
+    if after < 0.35:
+        faults.append(Fault(at, "silence", (node,)))
+    elif after < 0.55:
+        # A little later: what is gone was sent before.
+        faults.append(Fault(at + 60 * MS, "leave", (node,)))
+    elif after < 0.8:
+        what = faults[0].what
+        small = BIG[what] // 20 + 1 if what in BIG else CROWD // 2
+        faults += [
+            Fault(at + (k + 1) * 300 * MS, "flood", (node,), small, what) for k in range(6)
+        ]
+    return faults
+
+
+def _releases(seed: int) -> list[Fault]:
+    """One upgrade, and often the way back."""
+    at = int((0.1 + 0.8 * draw(seed, "upgrade")) * SECOND)
+    faults = [Fault(at, "release", (), 0, "v2")]
+    if draw(seed, "back") < 0.6:
+        later = at + int((0.6 + 2 * draw(seed, "back at")) * SECOND)
+        faults.append(Fault(later, "release", (), 0, "v1"))
+    return faults
+
+
+def _old_copy(seed: int, node: int) -> Fault:
+    at = int((1.0 + 1.5 * draw(seed, "copy")) * SECOND)
+    return Fault(at, "old copy", (node,), int((0.1 + 0.9 * draw(seed, "age")) * SECOND))
+
+
+def _membership(seed: int, nodes: int) -> list[Fault]:
+    """Add the spare node, or replace a member by it."""
+    everyone = tuple(range(nodes + 1))
+    leaver = int(draw(seed, "leaver") * nodes)
+    at = int((0.2 + 1.5 * draw(seed, "joining")) * SECOND)
+    members = everyone
+    if draw(seed, "replaced") < 0.5:
+        members = tuple([n for n in everyone if n != leaver])
+    return [Fault(at, "members", members)]
