@@ -13,7 +13,7 @@ from typing import Any
 
 from replica.protocol.crypto.scheme import faults_max
 from simulation.floods import BIG, CROWD, FLOODS
-from simulation.plan import Fault, Plan, pair_of_faults
+from simulation.plan import ROLES, Fault, Plan, pair_of_faults
 from simulation.scheduler import MS, SECOND, draw
 
 SIZES = ((4, 0.75), (7, 0.93), (13, 1.0))
@@ -21,9 +21,7 @@ SIZES = ((4, 0.75), (7, 0.93), (13, 1.0))
 LENGTHS = ((15, 0.5), (29, 0.7), (59, 0.8), (99, 0.9), (199, 0.95), (499, 1.0))
 """Intervals, less one, and up to which draw."""
 ROLE_OF_THE_REST = (
-    "flooders",
-    "flooders",
-    "flooders",
+    *("flooders",) * 6,
     "withholders",
     "accusers",
     "triplets",
@@ -33,29 +31,38 @@ ROLE_OF_THE_REST = (
     "liars",
 )
 ABSENCES = ("crash", "torn crash", "partition", "deafen", "clog", "pause")
-OVERTAKEN_NS = 130 * MS
+ROUND_NS = 130 * MS
 """About what a round takes under faults."""
+CALM_ROUNDS = {4: 180, 7: 130, 13: 110}
+"""So many does it take until stretched time shows, on a fast network."""
+CUPS_AT_ONCE = 80 * CROWD
+"""Packages that arrive while a replica pauses: it has to judge them all in one step."""
+SPREAD = 199
+"""Artifacts of a flood that has one a height."""
 
 
 def size_of(seed: int) -> int:
     return _pick(SIZES, draw(seed, "size"))
 
 
-def adversarial_plan(seed: int, nodes: int) -> Plan:
-    """Draw a plan for so many members, f of them Byzantine."""
-    upgrades = draw(seed, "upgrades") < 0.25
+def adversarial_plan(seed: int, nodes: int, role: str = "") -> Plan:
+    """Draw a plan for so many members, f of them Byzantine; with a role: all of these have it."""
+    upgrades = role in ("accusers", "upgrades") or (not role and draw(seed, "upgrades") < 0.25)
     interval = 15 if upgrades else _pick(LENGTHS, draw(seed, "interval"))
     rounds, cups = _goal(interval, nodes, upgrades=upgrades)
     byzantine = _drawn(seed, nodes, faults_max(nodes))
     honest = [n for n in range(nodes) if n not in byzantine]
     roles = _roles(seed, byzantine, upgrades=upgrades)
-    span_ns = rounds * OVERTAKEN_NS
-    calm = bool(roles.get("stretchers")) and draw(seed, "calm") < 0.5
+    if role in ROLES:
+        roles = {role: list(byzantine)}
+    span_ns = rounds * ROUND_NS
+    calm = "stretchers" in roles and not upgrades
+    calm = calm and (bool(role) or draw(seed, "calm") < 0.7)
     faults = [] if calm else _storm(seed, nodes, honest, span_ns)
     if roles.get("bad_dealers"):
         faults = [f for f in faults if f.kind not in ABSENCES and f.kind != "restart"]
-    for node in roles.get("flooders", ()):
-        faults += _floods(seed, node, nodes)
+    for k, node in enumerate(roles.get("flooders", ())):
+        faults += _floods(seed, k, node, nodes)
     if upgrades:
         faults += _releases(seed)
     for node in roles.get("old_copies", ()):
@@ -77,7 +84,7 @@ def adversarial_plan(seed: int, nodes: int) -> Plan:
         slow_execution=not calm and draw(seed, "slow") < 0.3,
         checkpoint_ms=int(500 * draw(seed, "manifest")) if upgrades else 0,
         payload_bytes=64,
-        rounds=220 if calm else rounds,
+        rounds=CALM_ROUNDS[nodes] if calm else rounds,
         cups=cups,
     )
     changed: dict[str, Any] = {role: tuple(sorted(who)) for role, who in roles.items()}
@@ -133,31 +140,45 @@ def _storm(seed: int, nodes: int, honest: Sequence[int], span_ns: int) -> list[F
         time, i = time + length, i + 1
 
 
-def _floods(seed: int, node: int, nodes: int) -> list[Fault]:
-    """One to three floods of a member; then it is silent, gone, or goes on at a rate."""
-    faults = []
+def _floods(seed: int, k: int, node: int, nodes: int) -> list[Fault]:
+    """One to three floods of the k-th flooder; then it is silent, gone, or goes on at a rate.
+
+    Which they are goes round with the seed: so a campaign of enough seeds has all of them.
+    """
+    faults: list[Fault] = []
     at = int((0.2 + 1.2 * draw(seed, "flood", node)) * SECOND)
-    heights = 3 if nodes < 13 else 1
-    for k in range(1 + int(3 * draw(seed, "floods", node))):
-        what = list(FLOODS)[int(draw(seed, "what", node, k) * len(FLOODS))]
-        amount = BIG.get(what, heights * CROWD)
-        if what in BIG and (k or draw(seed, "whole", node) < 0.6 or nodes == 13):
-            amount = BIG[what] // 10 + 1
+    for i in range(1 + int(3 * draw(seed, "floods", node))):
+        what = list(FLOODS)[(seed + 7 * i + 3 * k) % len(FLOODS)]
+        amount = _amount(seed, what, node, i, nodes)
+        if (what, nodes, i) == ("cups", 4, 0) and draw(seed, "at once") < 0.5:
+            amount, victim = CUPS_AT_ONCE, (node + 1) % nodes
+            faults.append(Fault(at - 10 * MS, "pause", (victim,)))
+            faults.append(Fault(at + 150 * MS, "resume", (victim,)))
         faults.append(Fault(at, "flood", (node,), amount, what))
-        at += int(400 * MS * draw(seed, "pause", node, k))
-    after = draw(seed, "after", node)
-    if after < 0.35:
-        faults.append(Fault(at, "silence", (node,)))
-    elif after < 0.55:
-        # A little later: what is gone was sent before.
-        faults.append(Fault(at + 60 * MS, "leave", (node,)))
-    elif after < 0.8:
-        what = faults[0].what
-        small = BIG[what] // 20 + 1 if what in BIG else CROWD // 2
-        faults += [
-            Fault(at + (k + 1) * 300 * MS, "flood", (node,), small, what) for k in range(6)
-        ]
-    return faults
+        at += int(400 * MS * draw(seed, "pause", node, i))
+    return faults + _aftermath(seed, node, at, list(FLOODS)[(seed + 3 * k) % len(FLOODS)])
+
+
+def _amount(seed: int, what: str, node: int, i: int, nodes: int) -> int:
+    if what in BIG:
+        whole = i == 0 and draw(seed, "whole", node) < 0.5 and nodes < 13
+        return BIG[what] if whole else BIG[what] // 10 + 1
+    if draw(seed, "spread", node, i) < 0.3:
+        return SPREAD
+    return (3 if nodes < 13 else 2) * CROWD
+
+
+def _aftermath(seed: int, node: int, at: int, what: str) -> list[Fault]:
+    """What a flooder does after its floods: nothing, no more consensus either, or more of it."""
+    dice = draw(seed, "after", node)
+    if dice < 0.35:
+        return [Fault(at, "silence", (node,))]
+    if dice < 0.55:
+        return [Fault(at + 60 * MS, "leave", (node,))]
+    if dice < 0.8:
+        amount = BIG[what] // 20 + 1 if what in BIG else CROWD // 2
+        return [Fault(at + (i + 1) * 300 * MS, "flood", (node,), amount, what) for i in range(6)]
+    return []
 
 
 def _releases(seed: int) -> list[Fault]:

@@ -261,11 +261,17 @@ BIG_A_HEIGHT = {"big certification shares": CROWD}
 
 
 def heights_of(what: str, amount: int, tip: int) -> Iterator[tuple[Height, int]]:
-    """Return the heights of a flood's artifacts, and the number of each at its height."""
-    crowd = BIG_A_HEIGHT.get(what, 2) if what in BIG else CROWD
+    """Return the heights of a flood's artifacts, and the number of each at its height.
+
+    Whole crowds fill some heights and leave a few far ahead; any other amount is spread, one a
+    height, over those to come.
+    """
+    crowd = CROWD if amount % CROWD == 0 else 1
+    if what in BIG:
+        crowd = BIG_A_HEIGHT.get(what, 2)
     for k in range(amount):
         yield Height(tip + AHEAD + k // crowd), k % crowd
-    if what not in BIG:
+    if crowd == CROWD and what not in BIG:
         for distance in THIN_HEIGHTS:
             yield from ((Height(tip + distance), i) for i in range(2))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from simulation import campaign
+from simulation.adversarial import adversarial_plan
 from simulation.plan import ROLES, Fault, Plan, random_plan
 from simulation.scheduler import MS, SECOND
 
@@ -214,6 +215,16 @@ def _stop_and_go(seed: int) -> None:
     drills.run_on(system, "canister-failure")
 
 
+def _adversary(role: str) -> Callable[[int], None]:
+    """Adversarial plans for four members, of which one plays this role."""
+
+    def run(seed: int) -> None:
+        plan = adversarial_plan(seed, 4, role)
+        campaign.run_plan(seed, plan, liveness_ns=LIVENESS_NS)
+
+    return run
+
+
 CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "consensus": _consensus,
     "halves": _halves,
@@ -232,6 +243,13 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "restarts": _restarts,
     "impatient": _impatient,
     "stop and go": _stop_and_go,
+    "flooder": _adversary("flooders"),
+    "withholder": _adversary("withholders"),
+    "stretcher": _adversary("stretchers"),
+    "accuser": _adversary("accusers"),
+    "tripler": _adversary("triplets"),
+    "old copy": _adversary("old_copies"),
+    "two releases": _adversary("upgrades"),
 }
 
 
