@@ -7,6 +7,7 @@ shows.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from simulation.scheduler import MS, draw
 if TYPE_CHECKING:
     from simulation.subnet import Node, World
 
+LATELY = 16
+"""Blocks that an accuser keeps, to send them on when another release has begun."""
 WITHHELD_FOR = 8
 """Heights for which a withholder keeps to one way of withholding."""
 
@@ -77,19 +80,27 @@ class Accuser:
         self._seen: dict[tuple[int, object, int, int], BlockProposal] = {}
         """The first block by accuser, maker, epoch and height."""
         self._said: set[tuple[int, object, int, int]] = set()
+        self._lately: dict[int, deque[BlockProposal]] = {}
 
     def seen(self, node: Node, artifact: Artifact) -> None:
         """Look at what arrives."""
         if not isinstance(artifact, BlockProposal) or node.driver is None:
             return
-        if artifact.block.version != node.driver.context.replica_version:
-            self.world.counts["echoes"] += 1
-            self.world.network.broadcast(node.index, artifact)
+        self._echo(node, artifact)
         key = (node.index, artifact.maker, artifact.epoch, artifact.height)
         first = self._seen.setdefault(key, artifact)
         if first != artifact and first.block != artifact.block and key not in self._said:
             self._said.add(key)
             self._accuse(node, first, artifact)
+
+    def _echo(self, node: Node, proposal: BlockProposal) -> None:
+        """Send blocks of the release before to who runs the next one already."""
+        seen = self._lately.setdefault(node.index, deque(maxlen=LATELY))
+        if seen and seen[-1].block.version != proposal.block.version:
+            for old in seen:
+                self.world.counts["echoes"] += 1
+                self.world.network.broadcast(node.index, old)
+        seen.append(proposal)
 
     def _accuse(self, node: Node, one: BlockProposal, two: BlockProposal) -> None:
         honest = {n.keys.node for n in self.world.nodes if self.world.is_honest(n)}
@@ -144,6 +155,7 @@ class Tripler:
         delay = int((5 + 30 * draw(world.seed, "second", node.index, artifact.height)) * MS)
         for proposal in (artifact, second):
             world.at(world.now + delay, network.send, node.index, victim, proposal)
+        _take(node, third, world.now)
         world.equivocator.sign(node, third)
 
     def kept(self, node: Node, artifact: Artifact) -> None:
@@ -151,6 +163,14 @@ class Tripler:
         if isinstance(artifact, Notarization) and artifact.block in self._thirds:
             if self._thirds[artifact.block] == node.index:
                 self.world.counts["third blocks notarized"] += 1
+
+
+def _take(node: Node, proposal: BlockProposal, now_ns: int) -> None:
+    """Have a Byzantine node's own replica hold a block of its own beside the one that it made."""
+    assert node.driver is not None
+    node.driver.pool.validated.insert(proposal, now_ns)
+    node.driver.chain.add(proposal)
+    node.durable[proposal] = None
 
 
 def _later(node: Node, proposal: BlockProposal, count: int) -> BlockProposal:

@@ -29,8 +29,12 @@ SYSTEM = "system"
 """Drills of a whole swarm, each seed another one."""
 ADVERSARIAL = "adversarial"
 """Plans in which all f members play (`simulation.adversarial`)."""
+ALONE = (CONSENSUS, ADVERSARIAL)
+"""Scenarios of consensus alone."""
 ROUNDS, CUPS = 60, 2
 LIVENESS_NS = 120 * SECOND
+LONG = 99
+"""From here on an interval is longer than a run."""
 WINDOW_NS = 10 * SECOND
 """Within so long heights become final and certified, once all but f nodes are up and connected."""
 CHUNK = 5
@@ -87,8 +91,8 @@ RARE_AMONG_ADVERSARIES = (
     "pause",
     "members",
     "state syncs",
-    "seven members",
-    "thirteen members",
+    "7 members",
+    "13 members",
     "long intervals",
     "stretched clocks",
 )
@@ -234,24 +238,32 @@ def has_keys(world: World) -> bool:
     )
 
 
-def run_adversarial(seed: int) -> World:
-    plan = adversarial_plan(seed, size_of(seed))
+def plan_of(scenario: str, seed: int) -> Plan:
+    """Draw the plan that a seed stands for in a campaign of consensus alone."""
+    if scenario == ADVERSARIAL:
+        return adversarial_plan(seed, size_of(seed))
+    return random_plan(seed, ROUNDS)
+
+
+def run_seed(seed: int, scenario: str = CONSENSUS) -> World:
+    """Run a seed of consensus alone. Raises: Violation."""
+    plan = plan_of(scenario, seed)
     world = run_plan(seed, plan, exhaustive=seed % EXHAUSTIVE_EVERY == 0)
-    world.counts["seven members"] += plan.nodes == 7
-    world.counts["thirteen members"] += plan.nodes == 13
-    world.counts["long intervals"] += plan.interval >= 99
-    world.counts["stretched clocks"] += bool(plan.stretchers)
+    if scenario == ADVERSARIAL:
+        world.counts.update(
+            [
+                f"{plan.nodes} members",
+                "long intervals" if plan.interval >= LONG else "short intervals",
+                "stretched clocks" if plan.stretchers else "clocks as they are",
+            ]
+        )
     return world
-
-
-def run_seed(seed: int) -> World:
-    return run_plan(seed, random_plan(seed, ROUNDS), exhaustive=seed % EXHAUSTIVE_EVERY == 0)
 
 
 def _one(scenario: str, seed: int) -> tuple[int, Counter[str]]:
     """Run one seed of a scenario; return rounds and what it met."""
-    if scenario in (CONSENSUS, ADVERSARIAL):
-        world = run_seed(seed) if scenario == CONSENSUS else run_adversarial(seed)
+    if scenario in ALONE:
+        world = run_seed(seed, scenario)
         return world.finalized_height(), world.counts
     from simulation.system import drills
 
@@ -295,7 +307,7 @@ def run(
         parts = [
             (s, *part)
             for s in scenarios
-            for part in _parts(seeds, first, CHUNK if s in (CONSENSUS, ADVERSARIAL) else SYSTEM_CHUNK)
+            for part in _parts(seeds, first, CHUNK if s in ALONE else SYSTEM_CHUNK)
         ]
         futures = [executor.submit(_chunk, *part) for part in parts]
         for future in as_completed(futures):

@@ -7,6 +7,7 @@ is told by the fault. A flood counts as full when every honest replica has refus
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -282,6 +283,8 @@ class Flooder:
     def __init__(self, world: World) -> None:
         self.world = world
         self._sent: dict[Artifact, str] = {}
+        self.deeds: Counter[tuple[str, int]] = Counter()
+        """How much of each flood came to each honest node."""
         self._refused: dict[tuple[int, str], set[int]] = {}
         """By flooder and flood: honest nodes that refused some of it."""
 
@@ -296,10 +299,13 @@ class Flooder:
             self._sent[artifact] = what
             self.world.network.broadcast(node.index, artifact)
 
-    def refused(self, source: int, target: Node, artifact: Artifact) -> None:
-        """A replica did not take an artifact of a flooder, though it is not late."""
+    def arrived(self, source: int, target: Node, artifact: Artifact, *, taken: bool) -> None:
+        """An honest replica was sent an artifact that is not late, and took it or not."""
         what = self._sent.get(artifact)
-        if what is None or not self.world.is_honest(target):
+        if what is None:
+            return
+        self.deeds[what, target.index] += 1
+        if taken:
             return
         at = self._refused.setdefault((source, what), set())
         if target.index in at:

@@ -89,8 +89,6 @@ class RightsChecker:
 
     def delivered(self, source: Node, target: Node, artifact: Artifact, *, taken: bool) -> None:
         """An honest replica was sent an artifact, and took it or not."""
-        if not self.world.plan.is_adversarial:
-            return
         self._senders.setdefault((target.index, artifact), []).append(source.index)
         if self.world.is_honest(source):
             if not taken and source.term == target.term and not isinstance(artifact, Cup):

@@ -98,7 +98,8 @@ class World(Scheduler):
         self.forger = Forger(self)
         self.flooder, self.accuser, self.tripler = Flooder(self), Accuser(self), Tripler(self)
         self.withholder = Withholder(self)
-        self.releases, self.copies, self.rights = Releases(self), Copies(self), RightsChecker(self)
+        self.releases, self.rights = Releases(self), RightsChecker(self)
+        self.old_copies = Copies(self)
         self.silent: set[int] = set()
         """Nodes that send nothing any more."""
         self.gone: set[int] = set()
@@ -140,13 +141,14 @@ class World(Scheduler):
             if fault.kind == "old copy":
                 for index in fault.nodes:
                     at_ns = max(0, fault.at_ns - fault.amount)
-                    self.at(GENESIS_NS + at_ns, self.copies.take, self.nodes[index])
+                    self.at(GENESIS_NS + at_ns, self.old_copies.take, self.nodes[index])
             self.at(GENESIS_NS + fault.at_ns, self._inject, fault)
 
     def _inject(self, fault: Fault) -> None:
         self.note(f"fault {fault.kind} {fault.nodes}")
         self.counts[fault.kind] += 1
         nodes = [self.nodes[i] for i in fault.nodes]
+        faulty = [n for n in nodes if n.index in self.plan.faulty]
         network = self.network
         match fault.kind:
             case "crash":
@@ -185,19 +187,19 @@ class World(Scheduler):
                 for node in nodes:
                     node.stalled_at_ns = self.now
             case "flood":
-                for node in nodes:
+                for node in faulty:
                     self.flooder.flood(node, fault.what, fault.amount)
             case "silence":
-                self.silent.update(fault.nodes)
+                self.silent.update(n.index for n in faulty)
             case "leave":
-                self.gone.update(fault.nodes)
-                for node in nodes:
+                for node in faulty:
+                    self.gone.add(node.index)
                     self.stop(node)
             case "release":
                 self.releases.publish(fault.what)
             case "old copy":
-                for node in nodes:
-                    self.copies.put_back(node)
+                for node in faulty:
+                    self.old_copies.put_back(node)
             case other:
                 raise ValueError(f"no such fault: {other}")
 
@@ -384,7 +386,7 @@ class World(Scheduler):
                     self.checker.signed(node, artifact)
                     self.rights.signed(node, artifact)
                 elif node.index in self.plan.old_copies:
-                    self.copies.signed(node, artifact)
+                    self.old_copies.signed(node, artifact)
                 self.send(node, artifact)
             case d.Execute(batch):
                 if self.plan.slow_execution:
@@ -532,11 +534,10 @@ class World(Scheduler):
         taken = node.driver.receive(artifact, sender, self.now)
         if taken:
             self.wake(node, self.now + self.plan.step_us * 1000)
-        elif source in self.plan.flooders:
-            self.flooder.refused(source, node, artifact)
         if target in self.plan.accusers:
             self.accuser.seen(node, artifact)
-        if self.is_honest(node):
+        if self.plan.is_adversarial and self.is_honest(node):
+            self.flooder.arrived(source, node, artifact, taken=taken)
             self.rights.delivered(self.nodes[source], node, artifact, taken=taken)
 
     # -- summary
