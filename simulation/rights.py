@@ -98,20 +98,28 @@ class RightsChecker:
             self._weigh(source, target, artifact)
 
     def _weigh(self, source: Node, target: Node, artifact: Artifact) -> None:
+        """S19: a replica holds no more of a peer than is its due, whoever counts it."""
         pair, driver = (target.index, source.index), target.driver
         assert driver is not None
         self._bytes[pair] += len(artifacts.encode(artifact))
-        held = self._taken.setdefault(pair, set())
-        held.add(artifact)
-        if self._bytes[pair] > PEER_BYTES_MAX:
-            held = self._taken[pair] = {a for a in held if is_held(driver, a)}
-            self._bytes[pair] = sum(len(artifacts.encode(a)) for a in held)
+        self._taken.setdefault(pair, set()).add(artifact)
         ask = getattr(driver, "held_bytes", None)
-        said = self._bytes[pair] if ask is None else max(ask(source.keys.node), self._bytes[pair])
+        said = 0 if ask is None else ask(source.keys.node)
+        if self._bytes[pair] > PEER_BYTES_MAX:
+            said = max(said, self.bytes_of(target, source))
         if said > PEER_BYTES_MAX:
             raise Violation(
                 f"node {target.index} holds {said >> 20} MiB of node {source.index} (S19)"
             )
+
+    def bytes_of(self, target: Node, source: Node) -> int:
+        """Return what a replica's pools hold now of what it took from a Byzantine peer."""
+        pair, driver = (target.index, source.index), target.driver
+        assert driver is not None
+        held = {a for a in self._taken.get(pair, ()) if is_held(driver, a)}
+        self._taken[pair] = held
+        self._bytes[pair] = sum(len(artifacts.encode(a)) for a in held)
+        return self._bytes[pair]
 
     def kept(self, node: Node, artifact: Artifact) -> None:
         """An honest replica made an artifact durable. S19 and S21."""
