@@ -21,7 +21,7 @@ SIZES = ((4, 0.75), (7, 0.93), (13, 1.0))
 LENGTHS = ((15, 0.5), (29, 0.7), (59, 0.8), (99, 0.9), (199, 0.95), (499, 1.0))
 """Intervals, less one, and up to which draw."""
 ROLE_OF_THE_REST = (
-    *("flooders",) * 6,
+    *("flooders",) * 4,
     "withholders",
     "accusers",
     "triplets",
@@ -55,14 +55,17 @@ def adversarial_plan(seed: int, nodes: int, role: str = "") -> Plan:
     roles = _roles(seed, byzantine, upgrades=upgrades)
     if role in ROLES:
         roles = {role: list(byzantine)}
+    else:
+        roles["flooders"] = _flooders(seed, roles)
     span_ns = rounds * ROUND_NS
     calm = "stretchers" in roles and not upgrades
     calm = calm and (bool(role) or draw(seed, "calm") < 0.7)
     faults = [] if calm else _storm(seed, nodes, honest, span_ns)
     if roles.get("bad_dealers"):
         faults = [f for f in faults if f.kind not in ABSENCES and f.kind != "restart"]
+    busy = {n for r, who in roles.items() if r != "flooders" for n in who}
     for k, node in enumerate(roles.get("flooders", ())):
-        faults += _floods(seed, k, node, nodes)
+        faults += _floods(seed, k, node, nodes, goes_quiet=node not in busy)
     if upgrades:
         faults += _releases(seed)
     for node in roles.get("old_copies", ()):
@@ -126,6 +129,13 @@ def _roles(seed: int, byzantine: Sequence[int], *, upgrades: bool) -> dict[str, 
     return roles
 
 
+def _flooders(seed: int, roles: dict[str, list[int]]) -> list[int]:
+    """Most of those who have another role flood as well; who has none does so anyway."""
+    both = [r for r in roles if r not in ("flooders", "old_copies", "bad_dealers")]
+    more = [n for r in both for n in roles[r] if draw(seed, "floods too", n) < 0.75]
+    return sorted([*roles.get("flooders", ()), *more])
+
+
 def _storm(seed: int, nodes: int, honest: Sequence[int], span_ns: int) -> list[Fault]:
     """Faults of machines and links, each with its end: as in random plans, of honest nodes."""
     faults: list[Fault] = []
@@ -140,14 +150,14 @@ def _storm(seed: int, nodes: int, honest: Sequence[int], span_ns: int) -> list[F
         time, i = time + length, i + 1
 
 
-def _floods(seed: int, k: int, node: int, nodes: int) -> list[Fault]:
-    """One to three floods of the k-th flooder; then it is silent, gone, or goes on at a rate.
+def _floods(seed: int, k: int, node: int, nodes: int, *, goes_quiet: bool) -> list[Fault]:
+    """Two to four floods of the k-th flooder; then it may be silent, gone, or go on at a rate.
 
     Which they are goes round with the seed: so a campaign of enough seeds has all of them.
     """
     faults: list[Fault] = []
     at = int((0.2 + 1.2 * draw(seed, "flood", node)) * SECOND)
-    for i in range(1 + int(3 * draw(seed, "floods", node))):
+    for i in range(2 + int(3 * draw(seed, "floods", node))):
         what = list(FLOODS)[(seed + 7 * i + 3 * k) % len(FLOODS)]
         amount = _amount(seed, what, node, i, nodes)
         if (what, nodes, i) == ("cups", 4, 0) and draw(seed, "at once") < 0.5:
@@ -156,14 +166,16 @@ def _floods(seed: int, k: int, node: int, nodes: int) -> list[Fault]:
             faults.append(Fault(at + 150 * MS, "resume", (victim,)))
         faults.append(Fault(at, "flood", (node,), amount, what))
         at += int(400 * MS * draw(seed, "pause", node, i))
-    return faults + _aftermath(seed, node, at, list(FLOODS)[(seed + 3 * k) % len(FLOODS)])
+    if goes_quiet:
+        faults += _aftermath(seed, node, at, list(FLOODS)[(seed + 3 * k) % len(FLOODS)])
+    return faults
 
 
 def _amount(seed: int, what: str, node: int, i: int, nodes: int) -> int:
     if what in BIG:
-        whole = i == 0 and draw(seed, "whole", node) < 0.5 and nodes < 13
+        whole = i == 0 and nodes < 13
         return BIG[what] if whole else BIG[what] // 10 + 1
-    if draw(seed, "spread", node, i) < 0.3:
+    if draw(seed, "spread", node, i) < 0.25:
         return SPREAD
     return (3 if nodes < 13 else 2) * CROWD
 

@@ -43,6 +43,8 @@ EXHAUSTIVE_EVERY = 20
 """Every so many seeds, each component is asked after each step whether it was passed over."""
 ENOUGH_SEEDS = 100
 """So many seeds meet everything: a seed draws one storm, whatever drills run in it."""
+ENOUGH_ADVERSARIES = 200
+"""The same of adversarial plans: there are twenty floods, each full at every honest node."""
 RARE = (
     "crash",
     "torn crash",
@@ -301,7 +303,8 @@ def run(
     scenarios: Sequence[str] = (CONSENSUS,),
 ) -> Result:
     """Run seeds `first` to `first + seeds - 1` of each scenario, spread over processes."""
-    total = Result(rare=to_be_met(scenarios) if seeds >= ENOUGH_SEEDS else ())
+    enough = ENOUGH_ADVERSARIES if ADVERSARIAL in scenarios else ENOUGH_SEEDS
+    total = Result(rare=to_be_met(scenarios) if seeds >= enough else ())
     began = time.perf_counter()
     with ProcessPoolExecutor(workers) as executor:
         parts = [
