@@ -156,7 +156,7 @@ class Tripler:
         for proposal in (artifact, second):
             world.at(world.now + delay, network.send, node.index, victim, proposal)
         _take(node, third, world.now)
-        world.equivocator.sign(node, third)
+        world.cast.equivocator.sign(node, third)
 
     def kept(self, node: Node, artifact: Artifact) -> None:
         """Count where one who saw the first two takes the third."""
@@ -177,5 +177,3 @@ def _later(node: Node, proposal: BlockProposal, count: int) -> BlockProposal:
     for _ in range(count):
         proposal = twin_of(node, proposal)
     return proposal
-
-

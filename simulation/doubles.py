@@ -46,7 +46,8 @@ class HashChain:
         self.latest_height = Height(0)
         self.certified_height = Height(0)
         self.trees: dict[int, tuple[bytes, bytes]] = {}
-        self._slow_ns, self._clock = 0, lambda: 0
+        self._slow_ns = 0
+        self._clock: Callable[[], int] = int
         self._made: dict[int, int] = {}
         """When each checkpoint was made; its manifest is there later."""
 

@@ -26,7 +26,6 @@ from replica.protocol.artifacts import (
     Data,
     DkgComplaint,
     DkgDealing,
-    EquivocationProof,
     Finalization,
     FinalizationShare,
     Notarization,
@@ -216,9 +215,7 @@ def _complaint(m: Member, height: Height, i: int) -> Artifact:
     """Complaints of dealings that nobody has, for this key generation."""
     summary, me = m.chain.summary_at(m.chain.finalized_height), m.node.keys.node
     complaint = Complaint(m.invent(height, i), b"", b"")
-    return DkgComplaint(
-        m.epoch, summary.height, dkg.LOW, me, m.invent(height, i), me, complaint
-    )
+    return DkgComplaint(m.epoch, summary.height, dkg.LOW, me, m.invent(height, i), me, complaint)
 
 
 def _proof(m: Member, height: Height, i: int) -> Artifact:

@@ -127,7 +127,7 @@ class Plan:
     stretchers: tuple[int, ...] = ()
     """Nodes that date their blocks as far ahead as others let pass."""
     accusers: tuple[int, ...] = ()
-    """Nodes that prove equivocation by whatever two signatures of a maker they see, and their own."""
+    """Nodes that make proofs of any two signatures of a maker that they see, and of their own."""
     triplets: tuple[int, ...] = ()
     """Nodes that make three blocks of a height, of which most of the others see the third only."""
     old_copies: tuple[int, ...] = ()
@@ -226,9 +226,7 @@ def _membership(seed: int, nodes: int) -> list[Fault]:
     return [Fault(at, "members", everyone), Fault(later, "members", rest)]
 
 
-def pair_of_faults(
-    seed: int, i: int, begin: int, end: int, target: int, nodes: int
-) -> list[Fault]:
+def pair_of_faults(seed: int, i: int, begin: int, end: int, target: int, nodes: int) -> list[Fault]:
     """Return a fault and its end: the first two are a crash and a partition, in either order."""
     dice = draw(seed, "kind", i)
     if i < 2:

@@ -18,7 +18,6 @@ from replica.consensus.reader import Context, SecretKeys
 from replica.protocol import cup
 from replica.protocol.artifacts import (
     Artifact,
-    BeaconShare,
     Certification,
     DkgComplaint,
     DkgDealing,
@@ -31,18 +30,18 @@ from replica.protocol.ids import NodeId, SubnetId
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
 from replica.protocol.registry_transport import Mutation
-from simulation.adversary import BadDealer, Equivocator, Forger, LyingChain
-from simulation.byzantine import Accuser, Tripler, Withholder, stretched
+from simulation import injection
+from simulation.adversary import LyingChain
+from simulation.byzantine import stretched
+from simulation.cast import Cast
 from simulation.checker import Checker, Violation
-from simulation.copies import Copies
 from simulation.doubles import HashChain, Requests
-from simulation.floods import Flooder
 from simulation.genesis import Genesis, publish
 from simulation.network import Network
-from simulation.plan import Fault, Plan
+from simulation.plan import Plan
 from simulation.releases import FIRST, Releases, Term
 from simulation.rights import RightsChecker
-from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
+from simulation.scheduler import MS, Scheduler, draw
 
 SYNC_NS = 60 * MS
 OUTSIDERS_LOOK_NS = 100 * MS
@@ -93,17 +92,8 @@ class World(Scheduler):
                 Node(twin, self.nodes[index].keys, self.new_state(twin), self.genesis.package)
             )
         self.network = Network(self, plan, len(self.nodes), self._arrive, self._is_late)
-        self.equivocator = Equivocator(self)
-        self.bad_dealer = BadDealer(self)
-        self.forger = Forger(self)
-        self.flooder, self.accuser, self.tripler = Flooder(self), Accuser(self), Tripler(self)
-        self.withholder = Withholder(self)
+        self.cast = Cast(self)
         self.releases, self.rights = Releases(self), RightsChecker(self)
-        self.old_copies = Copies(self)
-        self.silent: set[int] = set()
-        """Nodes that send nothing any more."""
-        self.gone: set[int] = set()
-        """Nodes that are never started again."""
         for node in self.nodes:
             if node.keys.node in self.genesis.members:
                 self.start(node)
@@ -137,71 +127,7 @@ class World(Scheduler):
     # -- faults
 
     def schedule_faults(self) -> None:
-        for fault in self.plan.faults:
-            if fault.kind == "old copy":
-                for index in fault.nodes:
-                    at_ns = max(0, fault.at_ns - fault.amount)
-                    self.at(GENESIS_NS + at_ns, self.old_copies.take, self.nodes[index])
-            self.at(GENESIS_NS + fault.at_ns, self._inject, fault)
-
-    def _inject(self, fault: Fault) -> None:
-        self.note(f"fault {fault.kind} {fault.nodes}")
-        self.counts[fault.kind] += 1
-        nodes = [self.nodes[i] for i in fault.nodes]
-        faulty = [n for n in nodes if n.index in self.plan.faulty]
-        network = self.network
-        match fault.kind:
-            case "crash":
-                for node in nodes:
-                    self.stop(node)
-            case "torn crash":
-                for node in nodes:
-                    node.torn = True
-            case "wipe":
-                for node in nodes:
-                    self.stop(node)
-                    node.durable, node.state = {}, self.new_state(node.index)
-                    node.package = self.genesis.package
-            case "restart":
-                for node in nodes:
-                    if node.driver is None and self.is_needed(node):
-                        self.start(node)
-            case "pause" | "resume":
-                for node in nodes:
-                    node.paused = fault.kind == "pause"
-                    self.wake(node, self.now)
-            case "partition":
-                network.cut = frozenset(fault.nodes)
-            case "deafen":
-                network.deaf = frozenset(fault.nodes)
-            case "clog":
-                network.clogged = frozenset(fault.nodes)
-            case "heal":
-                self.heal()
-            case "members":
-                self.change_members(tuple(self.nodes[i].keys.node for i in fault.nodes))
-            case "skew":
-                for node in nodes:
-                    node.skew_ns += fault.amount
-            case "stall clock":
-                for node in nodes:
-                    node.stalled_at_ns = self.now
-            case "flood":
-                for node in faulty:
-                    self.flooder.flood(node, fault.what, fault.amount)
-            case "silence":
-                self.silent.update(n.index for n in faulty)
-            case "leave":
-                for node in faulty:
-                    self.gone.add(node.index)
-                    self.stop(node)
-            case "release":
-                self.releases.publish(fault.what)
-            case "old copy":
-                for node in faulty:
-                    self.old_copies.put_back(node)
-            case other:
-                raise ValueError(f"no such fault: {other}")
+        injection.schedule(self)
 
     def heal(self) -> None:
         for node in self.nodes:
@@ -242,7 +168,7 @@ class World(Scheduler):
             elif (
                 node.keys.node in members
                 and node.index >= self.plan.nodes
-                and node.index not in self.gone
+                and node.index not in self.cast.gone
             ):
                 best = max((n.package for n in self.nodes), key=lambda p: p.height)
                 if best.height > node.package.height:
@@ -259,7 +185,7 @@ class World(Scheduler):
 
     def is_needed(self, node: Node) -> bool:
         """Whether a node is a member or still holds shares of the subnet's keys."""
-        if node.index in self.gone:
+        if node.index in self.cast.gone:
             return False
         newest = max((n.package for n in self.nodes), key=lambda p: p.height)
         return node.keys.node in newest.holders or node.keys.node in self.members()
@@ -307,19 +233,16 @@ class World(Scheduler):
         for peer in self.nodes:
             if peer is not node and peer.driver is not None:
                 self._offer(peer, node)
-        if not self._offers_nothing(node):
+        if not self.cast.offers_nothing(node):
             for artifact in node.driver.offered():
                 self.network.broadcast(node.index, artifact)
 
     def _offer(self, source: Node, target: Node) -> None:
         assert source.driver is not None
-        if self._offers_nothing(source):
+        if self.cast.offers_nothing(source):
             return
         for artifact in source.driver.offered():
             self.network.send(source.index, target.index, artifact)
-
-    def _offers_nothing(self, node: Node) -> bool:
-        return node.index in self.silent or node.index in self.plan.withholders
 
     def wall_of(self, node: Node) -> int:
         """Return what the node's clock shows."""
@@ -379,14 +302,14 @@ class World(Scheduler):
                     node.durable[artifact] = None
                     if self.is_honest(node):
                         self.rights.kept(node, artifact)
-                        self.tripler.kept(node, artifact)
+                        self.cast.tripler.kept(node, artifact)
             case d.Send(artifact):
                 assert artifact in node.durable, "sent before it was durable"
                 if self.is_honest(node):
                     self.checker.signed(node, artifact)
                     self.rights.signed(node, artifact)
                 elif node.index in self.plan.old_copies:
-                    self.old_copies.signed(node, artifact)
+                    self.cast.old_copies.signed(node, artifact)
                 self.send(node, artifact)
             case d.Execute(batch):
                 if self.plan.slow_execution:
@@ -414,30 +337,11 @@ class World(Scheduler):
                     self.rights.misbehaved(node, effect)
 
     def send(self, node: Node, artifact: Artifact) -> None:
-        if node.index in self.silent:
-            return
         if isinstance(artifact, DkgComplaint):
             self.counts["complaints"] += 1
         if isinstance(artifact, DkgDealing) and artifact.tag > HIGH:
             self.at(self.now + OUTSIDERS_LOOK_NS, self._outsiders_look, node)
-        if node.index in self.plan.bad_dealers and isinstance(artifact, DkgDealing):
-            self.bad_dealer.send(node, artifact)
-            return
-        if node.index in self.plan.bad_dealers and isinstance(artifact, BeaconShare):
-            if artifact.height % (self.plan.interval + 1) == self.plan.interval // 2:
-                self.bad_dealer.slander(node, node.package)
-        if node.index in self.plan.forgers:
-            self.forger.send(node, artifact)
-        elif node.index in self.plan.equivocators:
-            self.equivocator.send(node, artifact)
-        elif node.index in self.plan.withholders:
-            self.withholder.send(node, artifact)
-        elif node.index in self.plan.accusers:
-            self.accuser.send(node, artifact)
-        elif node.index in self.plan.triplets:
-            self.tripler.send(node, artifact)
-        else:
-            self.network.pass_on(node.index, node.keys.node, artifact)
+        self.cast.send(node, artifact)
 
     def _check_keys(self, node: Node, batch: Batch) -> None:
         """L5 for others: each of them holds a good share of the keys that were dealt for it."""
@@ -535,9 +439,9 @@ class World(Scheduler):
         if taken:
             self.wake(node, self.now + self.plan.step_us * 1000)
         if target in self.plan.accusers:
-            self.accuser.seen(node, artifact)
+            self.cast.accuser.seen(node, artifact)
         if self.plan.is_adversarial and self.is_honest(node):
-            self.flooder.arrived(source, node, artifact, taken=taken)
+            self.cast.flooder.arrived(source, node, artifact, taken=taken)
             self.rights.delivered(self.nodes[source], node, artifact, taken=taken)
 
     # -- summary

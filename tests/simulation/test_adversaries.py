@@ -50,7 +50,7 @@ def test_a_flood_comes_to_every_honest_node(what: str) -> None:
     world = world_of(Plan(flooders=(3,), interval=99, delay_ms_max=5, faults=(fault,)), 0.5)
     assert world.counts[f"flood: {what}"] == 1
     for node in world.honest:
-        assert world.flooder.deeds[what, node.index] >= min(amount, 2)
+        assert world.cast.flooder.deeds[what, node.index] >= min(amount, 2)
 
 
 @pytest.mark.parametrize("what", ["blocks", "notarization shares", "beacons", "cups"])
@@ -61,7 +61,7 @@ def test_all_f_members_flood_subnets_of_other_sizes(what: str, nodes: int) -> No
     plan = Plan(nodes=nodes, flooders=flooders, delay_ms_max=5, interval=99, faults=(fault,))
     world = world_of(plan, 0.4)
     assert world.counts[f"flood: {what}"] == len(flooders)
-    assert all(world.flooder.deeds[what, n.index] > CROWD for n in world.honest)
+    assert all(world.cast.flooder.deeds[what, n.index] > CROWD for n in world.honest)
 
 
 def test_who_is_silent_sends_nothing_and_who_has_left_never_comes_back() -> None:
@@ -83,7 +83,7 @@ def test_only_byzantine_members_do_what_honest_ones_must_not() -> None:
     """A fault that a smaller plan has left without its Byzantine member does nothing."""
     faults = tuple([Fault(300 * MS, k, (3,), 1, "blocks") for k in ("flood", "silence", "leave")])
     world = world_of(Plan(faults=faults), 0.4)
-    assert world.nodes[3].driver is not None and not world.silent
+    assert world.nodes[3].driver is not None and not world.cast.silent
     assert not world.counts["flood: blocks"]
 
 
