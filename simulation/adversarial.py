@@ -107,7 +107,7 @@ def _goal(interval: int, nodes: int, *, upgrades: bool) -> tuple[int, int]:
     """Return the heights that have to be final, and how many packages have to follow."""
     rounds = 60 if nodes < 13 else 40
     if upgrades:
-        return 110, 6
+        return (110, 6) if nodes < 13 else (66, 3)
     if interval <= 29:
         return rounds, 2 if nodes < 13 else 1
     return rounds, 1 if interval <= 59 else 0

@@ -8,7 +8,7 @@ from replica.protocol.artifacts import Artifact, BeaconShare, DkgDealing
 from simulation.adversary import BadDealer, Equivocator, Forger
 from simulation.byzantine import Accuser, Tripler, Withholder
 from simulation.copies import Copies
-from simulation.floods import Flooder
+from simulation.floods import Flooder, spoiled
 
 if TYPE_CHECKING:
     from simulation.subnet import Node, World
@@ -46,6 +46,10 @@ class Cast:
     def _deals_badly(self, node: Node, artifact: Artifact) -> bool:
         """Whether a bad dealer deals in its own way; now and then it slanders others."""
         plan = self.world.plan
+        if isinstance(artifact, DkgDealing) and self._complains_of_itself(node, artifact):
+            dealt = spoiled(self.world, node, artifact)
+            self.world.network.broadcast(node.index, dealt)
+            return True
         if node.index not in plan.bad_dealers:
             return False
         if isinstance(artifact, DkgDealing):
@@ -55,6 +59,15 @@ class Cast:
         if isinstance(artifact, BeaconShare) and middle:
             self.bad_dealer.slander(node, node.package)
         return False
+
+    def _complains_of_itself(self, node: Node, dealing: DkgDealing) -> bool:
+        """Whether a flooder will flood with true complaints: those can differ on the curve only."""
+        plan = self.world.plan
+        return (
+            plan.real_bls
+            and dealing.dealer == node.keys.node
+            and any(node.index in f.nodes for f in plan.faults if f.what == "complaints")
+        )
 
     def offers_nothing(self, node: Node) -> bool:
         """Whether a node also keeps from peers that connect what it holds."""

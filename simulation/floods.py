@@ -33,10 +33,10 @@ from replica.protocol.artifacts import (
     Tape,
     TapeShare,
 )
-from replica.protocol.crypto import dkg
+from replica.protocol.crypto import bls, dkg
 from replica.protocol.crypto.dkg import Complaint
 from replica.protocol.crypto.scheme import Transcript
-from replica.protocol.hashing import leb128, sha256
+from replica.protocol.hashing import domain_hash, leb128, sha256
 from replica.protocol.ids import Epoch, Height, SubnetId, TimeNs
 from simulation.adversary import proof_of, signed_block
 from simulation.doubles import tree_of
@@ -212,10 +212,52 @@ def _dealing(m: Member, height: Height, i: int) -> Artifact:
 
 
 def _complaint(m: Member, height: Height, i: int) -> Artifact:
-    """Complaints of dealings that nobody has, for this key generation."""
+    """Complaints of dealings that nobody has, for this key generation.
+
+    On the curve, true ones of its own dealing, each with another nonce.
+    """
     summary, me = m.chain.summary_at(m.chain.finalized_height), m.node.keys.node
+    mine = [a for a in m.driver.pool.validated.at(DkgDealing, summary.height) if a.dealer == me]
+    if m.world.plan.real_bls and mine:
+        digest = dkg.digest(mine[0].dealing)
+        complaint = _justified(m, mine[0].dealing.ephemeral, m.invent(height, i))
+        return DkgComplaint(m.epoch, summary.height, mine[0].tag, me, digest, me, complaint)
     complaint = Complaint(m.invent(height, i), b"", b"")
     return DkgComplaint(m.epoch, summary.height, dkg.LOW, me, m.invent(height, i), me, complaint)
+
+
+def _justified(m: Member, ephemeral: bytes, nonce: bytes) -> Complaint:
+    """Open a share to everybody, with a proof of equal logarithms by a nonce of one's choice."""
+    secret = int.from_bytes(m.node.keys.dealing, "big") % bls.ORDER
+    chosen = int.from_bytes(nonce, "big") % bls.ORDER
+    base = bls.decode_g1(ephemeral)
+    assert base is not None, "its own dealing is one"
+    public, key, first, second = [
+        bytes(point.scalar_mul(k).compress())
+        for k, point in ((secret, bls.G1), (secret, base), (chosen, bls.G1), (chosen, base))
+    ]
+    hashed = domain_hash("ni-dkg-complaint", public, ephemeral, key, first, second)
+    challenge = int.from_bytes(hashed, "big") % bls.ORDER
+    response = (chosen + challenge * secret) % bls.ORDER
+    return Complaint(key, challenge.to_bytes(32, "big"), response.to_bytes(32, "big"))
+
+
+def spoiled(world: World, node: Node, message: DkgDealing) -> DkgDealing:
+    """Return a member's dealing in which its own share is wrong, so that it may complain of it."""
+    driver, me = node.driver, node.keys.node
+    assert driver is not None
+    config = config_of(
+        driver.reader(world.now), driver.chain.summary_at(message.height), message.tag
+    )
+    sealed = list(message.dealing.sealed)
+    index = config.receivers.index(me)
+    sealed[index] = bytes([sealed[index][0] ^ 1]) + sealed[index][1:]
+    dealing = replace(message.dealing, sealed=tuple(sealed))
+    signature = node.keys.signing.sign(dkg.message(config, dealing))
+    made = replace(message, dealing=dealing, signature=signature)
+    driver.pool.validated.remove(message)
+    driver.pool.validated.insert(made, world.now)
+    return made
 
 
 def _proof(m: Member, height: Height, i: int) -> Artifact:

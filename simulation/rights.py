@@ -40,6 +40,7 @@ from replica.protocol.crypto.scheme import faults_max
 from replica.protocol.ids import NodeId
 from simulation.adversary import proof_of
 from simulation.checker import Violation
+from simulation.releases import Term
 from simulation.scheduler import GENESIS_NS, MS, SECOND
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ PATIENCE_NS = 2 * SECOND
 TICK_NS = 500 * MS
 LEAD_NS_MAX = SECOND
 """How far block time may be ahead of the fastest honest clock."""
+
+
+Life = tuple[int, Term]
+"""A node, and the term that it runs in: another one begins with an empty pool."""
 
 
 @dataclass
@@ -76,8 +81,10 @@ class RightsChecker:
         self._missing: dict[int, dict[Artifact, _Missing]] = {}
         self._blocks: dict[tuple[NodeId, int, int], list[BlockProposal]] = {}
         """Blocks of honest makers by maker, epoch and height, of all releases."""
-        self._kept: Counter[tuple[int, type, int, NodeId]] = Counter()
+        self._kept: Counter[tuple[Life, type, int, NodeId]] = Counter()
         """Shares that a replica made durable, by kind, height and signer."""
+        self._complaints: dict[tuple[Life, int, int, NodeId, NodeId], DkgComplaint] = {}
+        """The complaint that a replica kept, by height, tag, dealer and accuser."""
         self._dated = 0
         """The highest final height whose time was looked at."""
         self.fastest_ns = 0
@@ -124,7 +131,8 @@ class RightsChecker:
     def kept(self, node: Node, artifact: Artifact) -> None:
         """An honest replica made an artifact durable. S19 and S21."""
         if isinstance(artifact, SHARES):
-            key = (node.index, type(artifact), artifact.height, artifact.signer)
+            life = (node.index, node.term)
+            key = (life, type(artifact), artifact.height, artifact.signer)
             self._kept[key] += 1
             several = isinstance(artifact, NotarizationShare | FinalizationShare)
             most = 2 * (faults_max(self.world.plan.nodes) + 1) if several else 2
@@ -133,9 +141,17 @@ class RightsChecker:
                 raise Violation(
                     f"node {node.index} keeps {most + 1} of one signer's {name}s of a height (S19)"
                 )
+        elif isinstance(artifact, DkgComplaint):
+            self._kept_complaint(node, artifact)
         elif isinstance(artifact, EquivocationProof):
             if artifact.maker in {n.keys.node for n in self.world.nodes if self.world.is_honest(n)}:
                 raise Violation(f"node {node.index} takes an honest maker for an equivocator (S21)")
+
+    def _kept_complaint(self, node: Node, complaint: DkgComplaint) -> None:
+        """S19: one complaint of a dealing by an accuser is enough, however it can be put."""
+        subject = (complaint.height, complaint.tag, complaint.dealer, complaint.accuser)
+        if self._complaints.setdefault(((node.index, node.term), *subject), complaint) != complaint:
+            raise Violation(f"node {node.index} keeps two complaints of one dealing (S19)")
 
     def _tick(self) -> None:
         self.world.at(self.world.now + TICK_NS, self._tick)

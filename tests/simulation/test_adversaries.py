@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from replica.protocol.artifacts import DkgComplaint, block_hash
 from replica.protocol.crypto.scheme import faults_max
 from simulation import mutants
 from simulation.adversarial import SIZES, adversarial_plan, size_of
@@ -53,9 +54,28 @@ def test_a_flood_comes_to_every_honest_node(what: str) -> None:
         assert world.cast.flooder.deeds[what, node.index] >= min(amount, 2)
 
 
-@pytest.mark.parametrize("what", ["blocks", "notarization shares", "beacons", "cups"])
-@pytest.mark.parametrize("nodes", [7, 13])
-def test_all_f_members_flood_subnets_of_other_sizes(what: str, nodes: int) -> None:
+def test_on_the_curve_one_member_makes_many_true_complaints_of_its_own_dealing() -> None:
+    fault = Fault(300 * MS, "flood", (3,), 5, "complaints")
+    plan = Plan(flooders=(3,), interval=99, delay_ms_max=5, real_bls=True, faults=(fault,))
+    world = World(1, plan)
+    kept: list[DkgComplaint] = []
+
+    class Keeping(Unheeding):
+        def kept(self, node: Any, artifact: Any) -> None:
+            if node.index == 0 and isinstance(artifact, DkgComplaint):
+                kept.append(artifact)
+
+    world.rights = Keeping(world)
+    world.schedule_faults()
+    world.run(lambda: False, 400 * MS)
+    assert all(world.cast.flooder.deeds["complaints", n.index] >= 2 for n in world.honest)
+    assert kept, "they are justified"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "what"), [(7, "blocks"), (7, "cups"), (7, "beacons"), (13, "notarization shares")]
+)
+def test_all_f_members_flood_subnets_of_other_sizes(nodes: int, what: str) -> None:
     flooders = tuple(range(faults_max(nodes)))
     fault = Fault(300 * MS, "flood", flooders, CROWD, what)
     plan = Plan(nodes=nodes, flooders=flooders, delay_ms_max=5, interval=99, faults=(fault,))
@@ -105,16 +125,10 @@ def test_a_stretcher_dates_its_blocks_beyond_its_clock_and_they_pass() -> None:
     times = {
         p.height: p.block.context.time_ns
         for p in world.nodes[0].durable
-        if getattr(p, "maker", None) == me and chain.is_notarized(p.height, sha_of(p))
+        if getattr(p, "maker", None) == me and chain.is_notarized(p.height, block_hash(p.block))
     }
     assert len(times) > 2
     assert max(t - world.now for t in times.values()) > -SECOND // 2
-
-
-def sha_of(proposal: Any) -> bytes:
-    from replica.protocol.artifacts import block_hash
-
-    return block_hash(proposal.block)
 
 
 def test_a_third_block_is_notarized_where_the_other_two_were_seen() -> None:
