@@ -37,6 +37,8 @@ CALM_ROUNDS = {4: 180, 7: 130, 13: 110}
 """So many does it take until stretched time shows, on a fast network."""
 CUPS_AT_ONCE = 80 * CROWD
 """Packages that arrive while a replica pauses: it has to judge them all in one step."""
+CURVE_ROUNDS, CURVE_COMPLAINTS = 25, 12
+"""True complaints can differ on the curve only, where all takes longer."""
 SPREAD = 199
 """Artifacts of a flood that has one a height."""
 
@@ -74,7 +76,8 @@ def adversarial_plan(seed: int, nodes: int, role: str = "") -> Plan:
     if draw(seed, "membership") < 0.2:
         spares = 1
         faults += _membership(seed, nodes)
-    rough = not calm and draw(seed, "rough") < 0.5
+    curve = _needs_the_curve(faults, nodes)
+    rough = not (calm or curve) and draw(seed, "rough") < 0.5
     plan = Plan(
         nodes=nodes,
         spares=spares,
@@ -87,8 +90,9 @@ def adversarial_plan(seed: int, nodes: int, role: str = "") -> Plan:
         slow_execution=not calm and draw(seed, "slow") < 0.3,
         checkpoint_ms=int(500 * draw(seed, "manifest")) if upgrades else 0,
         payload_bytes=64,
-        rounds=CALM_ROUNDS[nodes] if calm else rounds,
-        cups=cups,
+        real_bls=curve,
+        rounds=CURVE_ROUNDS if curve else CALM_ROUNDS[nodes] if calm else rounds,
+        cups=0 if curve else cups,
     )
     changed: dict[str, Any] = {role: tuple(sorted(who)) for role, who in roles.items()}
     return replace(plan, **changed)
@@ -150,6 +154,14 @@ def _storm(seed: int, nodes: int, honest: Sequence[int], span_ns: int) -> list[F
         time, i = time + length, i + 1
 
 
+def _needs_the_curve(faults: Sequence[Fault], nodes: int) -> bool:
+    """Whether the first flood is of true complaints; not in upgrades, which take long enough."""
+    floods = [f for f in faults if f.kind == "flood"]
+    upgrades = any(f.kind == "release" for f in faults)
+    first = bool(floods) and floods[0].amount == CURVE_COMPLAINTS
+    return first and nodes == 4 and not upgrades
+
+
 def _floods(seed: int, k: int, node: int, nodes: int, *, goes_quiet: bool) -> list[Fault]:
     """Two to four floods of the k-th flooder; then it may be silent, gone, or go on at a rate.
 
@@ -175,6 +187,8 @@ def _amount(seed: int, what: str, node: int, i: int, nodes: int) -> int:
     if what in BIG:
         whole = i == 0 and nodes < 13
         return BIG[what] if whole else BIG[what] // 10 + 1
+    if what == "complaints" and nodes == 4 and i == 0:
+        return CURVE_COMPLAINTS if draw(seed, "true", node) < 0.85 else 3 * CROWD
     if draw(seed, "spread", node, i) < 0.25:
         return SPREAD
     return (3 if nodes < 13 else 2) * CROWD

@@ -256,6 +256,7 @@ def run_seed(seed: int, scenario: str = CONSENSUS) -> World:
             [
                 f"{plan.nodes} members",
                 "long intervals" if plan.interval >= LONG else "short intervals",
+                "on the curve" if plan.real_bls else "with keyed hashes",
                 "stretched clocks" if plan.stretchers else "clocks as they are",
             ]
         )
