@@ -46,7 +46,7 @@ FIRST ?= 0
 
 SCENARIO ?= consensus
 
-simulate: $(RUN_READY) ## Under virtual time, with faults (SEEDS=, FIRST=, SCENARIO=consensus|all|a drill)
+simulate: $(RUN_READY) ## Under virtual time, with faults (SEEDS=, FIRST=, SCENARIO=consensus|adversarial|all|a drill)
 	@$(BIN)/python -m simulation run --seeds $(SEEDS) --first $(FIRST) --scenario $(SCENARIO)
 
 mutants: $(RUN_READY) ## Deliberately broken variants, each of which a campaign must catch

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from cli.lab.drills import SCENARIOS
 from simulation import campaign, shrink
-from simulation.plan import KINDS, SYSTEM_KINDS, random_plan
+from simulation.plan import ADVERSARIAL_KINDS, KINDS, SYSTEM_KINDS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -35,13 +35,16 @@ def run(
     seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 100,
     first: Annotated[int, typer.Option(help="The first seed; none is special.", min=0)] = 0,
     scenario: Annotated[
-        str, typer.Option(help="consensus, system (a drill a seed), a drill's name, or all.")
+        str,
+        typer.Option(
+            help="consensus, adversarial, system (a drill a seed), a drill's name, or all (drills)."
+        ),
     ] = campaign.CONSENSUS,
     workers: Workers = CORES,
 ) -> None:
     """Run seeds FIRST to FIRST + SEEDS - 1 and report what they met. Exit status 1: a violation."""
     drills = tuple(SCENARIOS)
-    known = {campaign.CONSENSUS: (campaign.CONSENSUS,), "all": drills}
+    known = {name: (name,) for name in campaign.ALONE} | {"all": drills}
     known |= {name: (name,) for name in (campaign.SYSTEM, *drills)}
     if scenario not in known:
         raise typer.BadParameter(f"no such scenario: {scenario}; there are {', '.join(known)}")
@@ -92,18 +95,21 @@ def shrink_(
     out: Annotated[Path, typer.Option(help="Where the scenario is written.")],
     about: Annotated[str, typer.Option(help="What went wrong, for the file.")] = "",
     scenario: Annotated[
-        str, typer.Option(help="consensus, system, or a drill's name: as the campaign had it.")
+        str,
+        typer.Option(
+            help="consensus, adversarial, system, or a drill's name: as the campaign had it."
+        ),
     ] = campaign.CONSENSUS,
 ) -> None:
     """Reduce a failing seed to the faults that matter, and write them down as a scenario."""
-    drill = "" if scenario == campaign.CONSENSUS else scenario
+    drill = "" if scenario in campaign.ALONE else scenario
     if drill:
         from simulation.system import drills, storms
 
         drill = drills.drawn(seed) if drill == campaign.SYSTEM else drill
         plan = storms.storm(drill, seed)
     else:
-        plan = random_plan(seed, campaign.ROUNDS)
+        plan = campaign.plan_of(scenario, seed)
     reason = shrink.why(seed, plan, drill)
     if reason is None:
         sys.stderr.write(f"seed {seed} does not fail\n")
@@ -142,7 +148,7 @@ def _tell(text: str) -> None:
 
 def groups(counts: Counter[str]) -> Iterator[tuple[str, list[str]]]:
     """Tell apart what plans injected, what came of it or went on anyway, and which drills ran."""
-    faults = {*KINDS, *SYSTEM_KINDS}
+    faults = {*KINDS, *SYSTEM_KINDS, *ADVERSARIAL_KINDS}
     named = sorted(counts)
     for title, kinds in (
         ("faults injected", [k for k in named if k in faults]),

@@ -13,14 +13,18 @@ from replica.protocol import artifacts, cup
 from replica.protocol.artifacts import (
     SHARES,
     Artifact,
+    Block,
     BlockProposal,
     Certification,
     Cup,
     DkgDealing,
+    EquivocationProof,
     Finalization,
     FinalizationShare,
     Notarization,
     NotarizationShare,
+    Payload,
+    Run,
 )
 from replica.protocol.crypto import dkg
 from replica.protocol.ids import Height, NodeId, TimeNs
@@ -163,11 +167,30 @@ def twin_of(node: Actor, proposal: BlockProposal) -> BlockProposal:
     if isinstance(payload, artifacts.Data):
         payload = node.driver.context.payloads.build((), later, 0)  # type: ignore[union-attr]
     block = replace(proposal.block, context=later, payload_hash=artifacts.payload_hash(payload))
-    message = artifacts.block_message(
-        block.subnet, block.epoch, block.run, block.height, artifacts.block_hash(block)
-    )
-    return replace(
-        proposal, block=block, payload=payload, signature=node.keys.signing.sign(message)
+    return signed_block(node, block, payload)
+
+
+def signed_block(node: Actor, block: Block, payload: Payload) -> BlockProposal:
+    """Sign a block as its maker: the one place where an adversary does."""
+    hash_ = artifacts.block_hash(block)
+    message = artifacts.block_message(block.subnet, block.epoch, block.run, block.height, hash_)
+    return BlockProposal(block, payload, node.keys.node, node.keys.signing.sign(message))
+
+
+def proof_of(one: BlockProposal, two: BlockProposal, run: Run) -> EquivocationProof:
+    """Make a proof of equivocation of two blocks, whether it proves anything or not.
+
+    `run`: in which it says that both were made.
+    """
+    return EquivocationProof(
+        one.epoch,
+        one.height,
+        run,
+        one.maker,
+        artifacts.block_hash(one.block),
+        one.signature,
+        artifacts.block_hash(two.block),
+        two.signature,
     )
 
 
@@ -184,7 +207,7 @@ class Equivocator:
             return
         if artifact.maker != node.keys.node:
             network.broadcast(node.index, artifact)
-            self._sign(node, artifact)
+            self.sign(node, artifact)
             return
         twin = twin_of(node, artifact)
         self.world.counts["equivocations"] += 1
@@ -195,9 +218,9 @@ class Equivocator:
                 network.send(node.index, peer, artifact)
             if both or not first:
                 network.send(node.index, peer, twin)
-        self._sign(node, twin)
+        self.sign(node, twin)
 
-    def _sign(self, node: Actor, proposal: BlockProposal) -> None:
+    def sign(self, node: Actor, proposal: BlockProposal) -> None:
         hash_ = artifacts.block_hash(proposal.block)
         driver = node.driver
         assert driver is not None

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.lab.drills import SCENARIOS
+from simulation.adversarial import adversarial_plan, size_of
 from simulation.checker import Violation
+from simulation.floods import FLOODS
 from simulation.plan import Plan, random_plan
 from simulation.scheduler import MS, SECOND
 from simulation.subnet import World
@@ -25,14 +27,24 @@ CONSENSUS = "consensus"
 """The scenario of random plans; the others are drills of a whole swarm (`simulation.system`)."""
 SYSTEM = "system"
 """Drills of a whole swarm, each seed another one."""
+ADVERSARIAL = "adversarial"
+"""Plans in which all f members play (`simulation.adversarial`)."""
+ALONE = (CONSENSUS, ADVERSARIAL)
+"""Scenarios of consensus alone."""
 ROUNDS, CUPS = 60, 2
 LIVENESS_NS = 120 * SECOND
+LONG = 99
+"""From here on an interval is longer than a run."""
+WINDOW_NS = 10 * SECOND
+"""Within so long heights become final and certified, once all but f nodes are up and connected."""
 CHUNK = 5
 SYSTEM_CHUNK = 1
 EXHAUSTIVE_EVERY = 20
 """Every so many seeds, each component is asked after each step whether it was passed over."""
 ENOUGH_SEEDS = 100
 """So many seeds meet everything: a seed draws one storm, whatever drills run in it."""
+ENOUGH_ADVERSARIES = 200
+"""The same of adversarial plans: there are twenty floods, each full at every honest node."""
 RARE = (
     "crash",
     "torn crash",
@@ -60,6 +72,33 @@ RARE = (
     "nodes that left",
 )
 """What a campaign of enough seeds must have met."""
+RARE_AMONG_ADVERSARIES = (
+    *(f"full: {what}" for what in FLOODS),
+    "silence",
+    "leave",
+    "withheld",
+    "upgrades",
+    "two blocks of a height by one honest maker",
+    "honest makers accused",
+    "self-accusations",
+    "echoes",
+    "three blocks",
+    "third blocks notarized",
+    "old copies started",
+    "crash",
+    "torn crash",
+    "partition",
+    "deafen",
+    "clog",
+    "pause",
+    "members",
+    "state syncs",
+    "7 members",
+    "13 members",
+    "long intervals",
+    "stretched clocks",
+)
+"""The same of a campaign of adversarial plans."""
 RARE_IN_SYSTEM = (
     "crash",
     "torn crash",
@@ -152,7 +191,8 @@ def run_plan(
     """
     world = World(seed, plan, exhaustive=exhaustive)
     world.schedule_faults()
-    goal = cups * (plan.interval + 1)
+    rounds = plan.rounds or rounds
+    goal = (cups if plan.cups is None else plan.cups) * (plan.interval + 1)
 
     def done() -> bool:
         return (
@@ -164,11 +204,32 @@ def run_plan(
 
     world.run(done, rounds * 130 * MS)
     world.revive()
-    if not world.run(done, liveness_ns):
-        raise Violation(
-            f"stuck at height {world.finalized_height()} and CUP {world.cup_height()} (L1, L3)"
-        )
+    goes_on(world, done, liveness_ns)
     return world
+
+
+def goes_on(world: World, done: Callable[[], bool], liveness_ns: int) -> None:
+    """L12, then L1 and L3: with f faulty members heights are final and certified all the time.
+
+    Raises: Violation.
+    """
+    end = world.now + liveness_ns
+    window = WINDOW_NS if world.plan.is_adversarial else liveness_ns
+    while world.now < end:
+        final, certified = world.top_heights()
+        if world.run(done, window):
+            return
+        if not world.plan.is_adversarial:
+            break
+        now_final, now_certified = world.top_heights()
+        if now_final <= final or now_certified <= certified:
+            raise Violation(
+                f"in {window // SECOND} s nothing became final above {final} or certified above"
+                f" {certified} (L12)"
+            )
+    raise Violation(
+        f"stuck at height {world.finalized_height()} and CUP {world.cup_height()} (L1, L3)"
+    )
 
 
 def has_keys(world: World) -> bool:
@@ -184,14 +245,33 @@ def has_keys(world: World) -> bool:
     )
 
 
-def run_seed(seed: int) -> World:
-    return run_plan(seed, random_plan(seed, ROUNDS), exhaustive=seed % EXHAUSTIVE_EVERY == 0)
+def plan_of(scenario: str, seed: int) -> Plan:
+    """Draw the plan that a seed stands for in a campaign of consensus alone."""
+    if scenario == ADVERSARIAL:
+        return adversarial_plan(seed, size_of(seed))
+    return random_plan(seed, ROUNDS)
+
+
+def run_seed(seed: int, scenario: str = CONSENSUS) -> World:
+    """Run a seed of consensus alone. Raises: Violation."""
+    plan = plan_of(scenario, seed)
+    world = run_plan(seed, plan, exhaustive=seed % EXHAUSTIVE_EVERY == 0)
+    if scenario == ADVERSARIAL:
+        world.counts.update(
+            [
+                f"{plan.nodes} members",
+                "long intervals" if plan.interval >= LONG else "short intervals",
+                "on the curve" if plan.real_bls else "with keyed hashes",
+                "stretched clocks" if plan.stretchers else "clocks as they are",
+            ]
+        )
+    return world
 
 
 def _one(scenario: str, seed: int) -> tuple[int, Counter[str]]:
     """Run one seed of a scenario; return rounds and what it met."""
-    if scenario == CONSENSUS:
-        world = run_seed(seed)
+    if scenario in ALONE:
+        world = run_seed(seed, scenario)
         return world.finalized_height(), world.counts
     from simulation.system import drills
 
@@ -229,13 +309,14 @@ def run(
     scenarios: Sequence[str] = (CONSENSUS,),
 ) -> Result:
     """Run seeds `first` to `first + seeds - 1` of each scenario, spread over processes."""
-    total = Result(rare=to_be_met(scenarios) if seeds >= ENOUGH_SEEDS else ())
+    enough = ENOUGH_ADVERSARIES if ADVERSARIAL in scenarios else ENOUGH_SEEDS
+    total = Result(rare=to_be_met(scenarios) if seeds >= enough else ())
     began = time.perf_counter()
     with ProcessPoolExecutor(workers) as executor:
         parts = [
             (s, *part)
             for s in scenarios
-            for part in _parts(seeds, first, CHUNK if s == CONSENSUS else SYSTEM_CHUNK)
+            for part in _parts(seeds, first, CHUNK if s in ALONE else SYSTEM_CHUNK)
         ]
         futures = [executor.submit(_chunk, *part) for part in parts]
         for future in as_completed(futures):
@@ -250,6 +331,8 @@ def to_be_met(scenarios: Sequence[str]) -> tuple[str, ...]:
     """Return what a campaign of these scenarios must have met; of a single drill nothing."""
     if CONSENSUS in scenarios:
         return RARE
+    if ADVERSARIAL in scenarios:
+        return RARE_AMONG_ADVERSARIES
     every_drill = SYSTEM in scenarios or set(SCENARIOS) <= set(scenarios)
     return RARE_IN_SYSTEM if every_drill else ()
 

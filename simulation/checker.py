@@ -18,6 +18,7 @@ from replica.protocol.artifacts import (
     Finalization,
     FinalizationShare,
     NotarizationShare,
+    Run,
 )
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Unavailable
@@ -165,17 +166,22 @@ class Checker(ChainChecker):
         self.live_from: int | None = None
         """Height from which on all faults are over."""
         self._failed: dict[int, bool] = {}
+        self._later: dict[Run, ChainChecker] = {}
+        """Chains of later runs: blocks above the package that ends a release are made again."""
 
     def look(self, node: Node) -> None:
         assert node.driver is not None
-        self.look_at(node.index, node.driver, node.state)
+        chain: ChainChecker = self
+        if node.run.start:
+            chain = self._later.setdefault(node.run, ChainChecker())
+            chain.certified_height = self.certified_height
+        chain.look_at(node.index, node.driver, node.state)
 
     def signed(self, node: Node, artifact: Artifact) -> None:
         """S3: what an honest node signs."""
         signer = getattr(artifact, "signer", None)
         if signer == node.keys.node:
-            assert node.driver is not None
-            self.signatures.note((signer, node.driver.run), f"node {node.index}", artifact)
+            self.signatures.note((signer, node.run), f"node {node.index}", artifact)
 
     def executed(self, node: Node, batch: Batch) -> None:
         """S6: equal states. S12: a request is executed once."""

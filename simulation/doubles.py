@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from replica.consensus.delivery import Batch
@@ -48,6 +48,14 @@ class HashChain:
         self.latest_height = Height(0)
         self.certified_height = Height(0)
         self.trees: dict[int, tuple[bytes, bytes]] = {}
+        self._slow_ns = 0
+        self._clock: Callable[[], int] = int
+        self._made: dict[int, int] = {}
+        """When each checkpoint was made; its manifest is there later."""
+
+    def slow(self, manifest_ns: int, clock: Callable[[], int]) -> None:
+        """Let manifests take their time from now on."""
+        self._slow_ns, self._clock = manifest_ns, clock
 
     def execute(self, batch: Batch) -> None:
         assert batch.height == self.latest_height + 1, "batches come in order"
@@ -66,6 +74,7 @@ class HashChain:
         self.trees[batch.height] = tree_of(batch.epoch, batch.height, state)
         if batch.is_checkpoint:
             self.checkpoints[batch.height] = state
+            self._made[batch.height] = self._clock()
 
     def altered(self, batch: Batch, state: bytes) -> bytes:
         """Return the state after a batch; a fault may make it another."""
@@ -96,6 +105,8 @@ class HashChain:
 
     def checkpoint_root_at(self, height: int) -> bytes | None:
         state = self.checkpoints.get(height)
+        if self._slow_ns and self._clock() < self._made.get(height, 0) + self._slow_ns:
+            return None
         return manifest_root(state) if state else None
 
     def key_requests_at(self, height: int) -> tuple[KeyRequest, ...]:

@@ -24,6 +24,8 @@ from replica.protocol.registry_transport import Delta, Mutation, encode_batch
 from simulation.plan import Plan
 from simulation.scheduler import GENESIS_NS
 
+RELEASE = "v1"
+"""The first release."""
 SUBNET = SubnetId(Principal(b"simulated subnet"))
 UNIT_DELAY_MS, NOTARY_DELAY_MS, BACKOFF_MS = 200, 20, 10
 
@@ -73,7 +75,7 @@ class Genesis:
             membership=[bytes(n) for n in self.members],
             unit_delay_millis=UNIT_DELAY_MS,
             initial_notary_delay_millis=NOTARY_DELAY_MS,
-            replica_version_id="v1",
+            replica_version_id=RELEASE,
             dkg_interval_length=plan.interval,
             subnet_type=2 if plan.outsiders else 1,
             max_ingress_messages_per_block=100,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from simulation import campaign
+from simulation.adversarial import adversarial_plan
 from simulation.plan import ROLES, Fault, Plan, random_plan
 from simulation.scheduler import GENESIS_NS, MS, SECOND
 
@@ -282,6 +283,16 @@ def _half_upgraded(seed: int) -> None:
     floods.HalfUpgraded(seed, Plan(interval=99)).goes_on(2)
 
 
+def _adversary(role: str) -> Callable[[int], None]:
+    """Adversarial plans for four members, of which one plays this role."""
+
+    def run(seed: int) -> None:
+        plan = adversarial_plan(seed, 4, role)
+        campaign.run_plan(seed, plan, liveness_ns=LIVENESS_NS)
+
+    return run
+
+
 CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "consensus": _consensus,
     "halves": _halves,
@@ -307,6 +318,13 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "two faces": _two_faces,
     "hoarder": _hoarder,
     "half upgraded": _half_upgraded,
+    "flooder": _adversary("flooders"),
+    "withholder": _adversary("withholders"),
+    "stretcher": _adversary("stretchers"),
+    "accuser": _adversary("accusers"),
+    "tripler": _adversary("triplets"),
+    "old copy": _adversary("old_copies"),
+    "two releases": _adversary("upgrades"),
 }
 
 

@@ -50,6 +50,8 @@ class Network:
         self.deaf: frozenset[int] = frozenset()
         self.clogged: frozenset[int] = frozenset()
         self._held: list[tuple[int, int, bytes, bytes]] = []
+        self.garbled: set[bytes] = set()
+        """What arrived otherwise than it was sent."""
         self._known: dict[tuple[int, int], set[bytes]] = {}
         self._evidence: dict[tuple[int, int], Evidence] = {}
         """What (node, peer): the node knows its peer to hold."""
@@ -153,6 +155,7 @@ class Network:
             scheduler.counts["garbled"] += 1
             where = int.from_bytes(dice[20:22], "big") % len(raw)
             garbled = raw[:where] + bytes([raw[where] ^ (1 + dice[22] % 255)]) + raw[where + 1 :]
+            self.garbled.add(garbled)
             scheduler.at(scheduler.now + delay, self._arrive, source, target, garbled, tag)
             delay += RETRY_NS  # the connection breaks, and everything is sent again
         elif plan.duplicates and int.from_bytes(dice[20:22], "big") < plan.duplicates * 65536:

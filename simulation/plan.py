@@ -39,7 +39,23 @@ SYSTEM_KINDS = (
     "database rot",
 )
 """Of whole swarms only."""
-ROLES = ("equivocators", "twins", "amnesiacs", "liars", "bad_dealers", "forgers", "perjurers")
+ADVERSARIAL_KINDS = ("flood", "silence", "leave", "release", "old copy")
+"""Of adversarial plans only (see `simulation.adversarial`)."""
+ROLES = (
+    "equivocators",
+    "twins",
+    "amnesiacs",
+    "liars",
+    "bad_dealers",
+    "forgers",
+    "perjurers",
+    "flooders",
+    "withholders",
+    "stretchers",
+    "accusers",
+    "triplets",
+    "old_copies",
+)
 """Kinds of Byzantine nodes: fields of a plan."""
 
 
@@ -63,11 +79,17 @@ class Fault:
     syncs next, if it does before it is started again, lands in another place, among checkpoints,
     catch-up package and registry store; old registry: it comes back with a backup; diverge: its
     replica computes another state, once, a few heights later; bad database: one of its replica's
-    next statements fails; database rot: of pages of its replica's database."""
+    next statements fails; database rot: of pages of its replica's database.
+    Of adversarial plans only: flood: these send rubbish; silence: they send nothing more, for ever;
+    leave: they stop for good; release: the registry names another one; old copy: what they have on
+    disk is again what it was a while ago."""
     nodes: tuple[int, ...] = ()
     amount: int = 0
     """skew: by how many nanoseconds; power cut: after how many more syncs; slow disk: nanoseconds
-    for each; bad database: after how many more statements."""
+    for each; bad database: after how many more statements; flood: how many artifacts; old copy:
+    how many nanoseconds old."""
+    what: str = ""
+    """flood: of what (see `simulation.floods`); release: which."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +124,37 @@ class Plan:
     """Nodes that send what nobody signed, old catch-up packages, and shares that are none."""
     perjurers: tuple[int, ...] = ()
     """Of whole swarms only: nodes that attest states which nobody has."""
+    flooders: tuple[int, ...] = ()
+    """Nodes that send what `flood` says, beside what they owe."""
+    withholders: tuple[int, ...] = ()
+    """Nodes that send what they owe to some only, or too late."""
+    stretchers: tuple[int, ...] = ()
+    """Nodes that date their blocks as far ahead as others let pass."""
+    accusers: tuple[int, ...] = ()
+    """Nodes that make proofs of any two signatures of a maker that they see, and of their own."""
+    triplets: tuple[int, ...] = ()
+    """Nodes that make three blocks of a height, of which most of the others see the third only."""
+    old_copies: tuple[int, ...] = ()
+    """Nodes that are put back to an old copy of their disk, once."""
+    old_copies_find_out: bool = False
+    """Whether an old copy that contradicts itself is a violation."""
     real_bls: bool = False
     """Signatures and dealings of the curve: not keyed hashes, nor groups with open logarithms."""
     slow_execution: bool = False
+    checkpoint_ms: int = 0
+    """How long the manifest of a checkpoint takes after the height was executed."""
+    rounds: int = 0
+    """Heights that have to be final; 0: as many as the campaign asks for."""
+    cups: int | None = None
+    """Catch-up packages that have to follow; None: as many as the campaign asks for."""
+
+    @cached_property
+    def is_adversarial(self) -> bool:
+        """Whether more than the faults and roles of `random_plan` is in it."""
+        roles = ("flooders", "withholders", "stretchers", "accusers", "triplets", "old_copies")
+        return any(getattr(self, r) for r in roles) or any(
+            f.kind in ADVERSARIAL_KINDS for f in self.faults
+        )
 
     @cached_property
     def faulty(self) -> frozenset[int]:
@@ -125,7 +175,7 @@ def random_plan(seed: int, rounds: int, nodes: int = 4) -> Plan:
             break
         length = int((0.1 + (0.5 if i < 2 else 1.2) * draw(seed, "length", i)) * SECOND)
         target = honest[int(draw(seed, "target", i) * len(honest))]
-        faults += _pair(seed, i, time, time + length, target, nodes)
+        faults += pair_of_faults(seed, i, time, time + length, target, nodes)
         time += length
     # An amnesiac harms only where it restarts, so it gets a crash of its own.
     roles = (
@@ -180,7 +230,7 @@ def _membership(seed: int, nodes: int) -> list[Fault]:
     return [Fault(at, "members", everyone), Fault(later, "members", rest)]
 
 
-def _pair(seed: int, i: int, begin: int, end: int, target: int, nodes: int) -> list[Fault]:
+def pair_of_faults(seed: int, i: int, begin: int, end: int, target: int, nodes: int) -> list[Fault]:
     """Return a fault and its end: the first two are a crash and a partition, in either order."""
     dice = draw(seed, "kind", i)
     if i < 2:
@@ -216,15 +266,23 @@ def to_json(plan: Plan) -> str:
         for f in fields(plan)
         if f.name != "faults" and getattr(plan, f.name) != getattr(quiet, f.name)
     }
-    plain["faults"] = [asdict(fault) for fault in plan.faults]
+    plain["faults"] = [_fault_as_text(fault) for fault in plan.faults]
     return json.dumps(plain, indent=1, sort_keys=True)
+
+
+def _fault_as_text(fault: Fault) -> dict[str, Any]:
+    plain = asdict(fault)
+    if not fault.what:
+        del plain["what"]
+    return plain
 
 
 def from_json(text: str) -> Plan:
     """Raises: ValueError, TypeError for anything that is not a plan."""
     plain = json.loads(text)
     plain["faults"] = tuple(
-        Fault(f["at_ns"], f["kind"], tuple(f["nodes"]), f.get("amount", 0)) for f in plain["faults"]
+        Fault(f["at_ns"], f["kind"], tuple(f["nodes"]), f.get("amount", 0), f.get("what", ""))
+        for f in plain["faults"]
     )
     known = {f.name for f in fields(Plan)}
     if set(plain) - known:

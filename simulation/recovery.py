@@ -80,7 +80,7 @@ class RecoveryWorld(World):
         for node in self.nodes:
             self.at(self.now + node.index * 20 * MS, self._poll, node)
 
-    def _new_state(self, index: int) -> HashChain:
+    def new_state(self, index: int) -> HashChain:
         return DivergingChain(self.diverge_at if index >= 2 else None, bytes([index]))
 
     def open_state(self, node: Node) -> None:

@@ -81,6 +81,7 @@ CALMER = (
     "corruption",
     "slow_execution",
     "payload_bytes",
+    "checkpoint_ms",
     *ROLES,
     "delay_ms_max",
     "interval",

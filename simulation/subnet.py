@@ -18,10 +18,10 @@ from replica.consensus.reader import Context, SecretKeys
 from replica.protocol import cup
 from replica.protocol.artifacts import (
     Artifact,
-    BeaconShare,
     Certification,
     DkgComplaint,
     DkgDealing,
+    Run,
 )
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.dkg import HIGH, BlsDkg, KeyGeneration
@@ -31,13 +31,18 @@ from replica.protocol.ids import NodeId, SubnetId
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse, serialize
 from replica.protocol.registry_transport import Mutation
-from simulation.adversary import BadDealer, Equivocator, Forger, LyingChain
+from simulation import injection
+from simulation.adversary import LyingChain
+from simulation.byzantine import stretched
+from simulation.cast import Cast
 from simulation.checker import Checker, Violation
 from simulation.doubles import HashChain, Requests
 from simulation.genesis import Genesis, publish
 from simulation.network import Network
-from simulation.plan import Fault, Plan
-from simulation.scheduler import GENESIS_NS, MS, Scheduler, draw
+from simulation.plan import Plan
+from simulation.releases import FIRST, Releases
+from simulation.rights import RightsChecker
+from simulation.scheduler import MS, Scheduler, draw
 
 SYNC_NS = 60 * MS
 OUTSIDERS_LOOK_NS = 100 * MS
@@ -62,6 +67,8 @@ class Node:
     """The next step is cut short by a crash."""
     skew_ns: int = 0
     stalled_at_ns: int | None = None
+    run: Run = FIRST
+    """The release that it runs, and since which height."""
 
 
 class World(Scheduler):
@@ -76,29 +83,31 @@ class World(Scheduler):
         self.nns: VersionedRecords = self.genesis.records
         self._members: dict[int, tuple[NodeId, ...]] = {}
         self.nodes = [
-            Node(i, keys, self._new_state(i), self.genesis.package)
+            Node(i, keys, self.new_state(i), self.genesis.package)
             for i, keys in enumerate(self.genesis.secrets)
         ]
         # A twin is a second process with the keys of the first.
         for index in plan.twins:
             twin = len(self.nodes)
             self.nodes.append(
-                Node(twin, self.nodes[index].keys, self._new_state(twin), self.genesis.package)
+                Node(twin, self.nodes[index].keys, self.new_state(twin), self.genesis.package)
             )
         self.network = Network(
             self, plan, len(self.nodes), self._arrive, self._is_late, self._tag_of
         )
-        self.equivocator = Equivocator(self)
-        self.bad_dealer = BadDealer(self)
-        self.forger = Forger(self)
+        self.cast = Cast(self)
+        self.releases, self.rights = Releases(self), RightsChecker(self)
         for node in self.nodes:
             if node.keys.node in self.genesis.members:
                 self.start(node)
 
-    def _new_state(self, index: int) -> HashChain:
+    def new_state(self, index: int) -> HashChain:
+        state = HashChain(self.genesis.outsiders)
         if index in self.plan.liars:
-            return LyingChain(self.seed, index, self.genesis.outsiders)
-        return HashChain(self.genesis.outsiders)
+            state = LyingChain(self.seed, index, self.genesis.outsiders)
+        if self.plan.checkpoint_ms:
+            state.slow(self.plan.checkpoint_ms * MS, lambda: self.now)
+        return state
 
     def is_honest(self, node: Node) -> bool:
         """Whether the checkers hold this instance to the protocol."""
@@ -121,52 +130,7 @@ class World(Scheduler):
     # -- faults
 
     def schedule_faults(self) -> None:
-        for fault in self.plan.faults:
-            self.at(GENESIS_NS + fault.at_ns, self._inject, fault)
-
-    def _inject(self, fault: Fault) -> None:
-        self.note(f"fault {fault.kind} {fault.nodes}")
-        self.counts[fault.kind] += 1
-        nodes = [self.nodes[i] for i in fault.nodes]
-        network = self.network
-        match fault.kind:
-            case "crash":
-                for node in nodes:
-                    self.stop(node)
-            case "torn crash":
-                for node in nodes:
-                    node.torn = True
-            case "wipe":
-                for node in nodes:
-                    self.stop(node)
-                    node.durable, node.state = {}, self._new_state(node.index)
-                    node.package = self.genesis.package
-            case "restart":
-                for node in nodes:
-                    if node.driver is None and self.is_needed(node):
-                        self.start(node)
-            case "pause" | "resume":
-                for node in nodes:
-                    node.paused = fault.kind == "pause"
-                    self.wake(node, self.now)
-            case "partition":
-                network.cut = frozenset(fault.nodes)
-            case "deafen":
-                network.deaf = frozenset(fault.nodes)
-            case "clog":
-                network.clogged = frozenset(fault.nodes)
-            case "heal":
-                self.heal()
-            case "members":
-                self.change_members(tuple(self.nodes[i].keys.node for i in fault.nodes))
-            case "skew":
-                for node in nodes:
-                    node.skew_ns += fault.amount
-            case "stall clock":
-                for node in nodes:
-                    node.stalled_at_ns = self.now
-            case other:
-                raise ValueError(f"no such fault: {other}")
+        injection.schedule(self)
 
     def heal(self) -> None:
         for node in self.nodes:
@@ -204,7 +168,11 @@ class World(Scheduler):
         for node in self.nodes:
             if node.driver is not None:
                 self.registry_arrived(node)
-            elif node.keys.node in members and node.index >= self.plan.nodes:
+            elif (
+                node.keys.node in members
+                and node.index >= self.plan.nodes
+                and node.index not in self.cast.gone
+            ):
                 best = max((n.package for n in self.nodes), key=lambda p: p.height)
                 if best.height > node.package.height:
                     node.package = best
@@ -220,6 +188,8 @@ class World(Scheduler):
 
     def is_needed(self, node: Node) -> bool:
         """Whether a node is a member or still holds shares of the subnet's keys."""
+        if node.index in self.cast.gone:
+            return False
         newest = max((n.package for n in self.nodes), key=lambda p: p.height)
         return node.keys.node in newest.holders or node.keys.node in self.members()
 
@@ -227,6 +197,7 @@ class World(Scheduler):
 
     def start(self, node: Node) -> None:
         node.incarnation += 1
+        self.releases.choose(node)
         self.open_state(node)
         node.driver = d.Driver(
             self.context(node), node.package, self.now, exhaustive=self.exhaustive
@@ -246,7 +217,7 @@ class World(Scheduler):
     def context(self, node: Node, state: HashChain | None = None) -> Context:
         return Context(
             subnet=self.subnet,
-            replica_version="v1",
+            replica_version=node.run.release,
             keys=node.keys,
             scheme=self.scheme,
             dkg=self.dkg,
@@ -265,11 +236,14 @@ class World(Scheduler):
         for peer in self.nodes:
             if peer is not node and peer.driver is not None:
                 self._offer(peer, node)
-        for artifact in node.driver.offered():
-            self.network.broadcast(node.index, artifact)
+        if not self.cast.offers_nothing(node):
+            for artifact in node.driver.offered():
+                self.network.broadcast(node.index, artifact)
 
     def _offer(self, source: Node, target: Node) -> None:
         assert source.driver is not None
+        if self.cast.offers_nothing(source):
+            return
         for artifact in source.driver.offered():
             self.network.send(source.index, target.index, artifact)
 
@@ -281,7 +255,12 @@ class World(Scheduler):
 
     def wall_of(self, node: Node) -> int:
         """Return what the node's clock shows."""
-        return (self.now if node.stalled_at_ns is None else node.stalled_at_ns) + node.skew_ns
+        wall = (self.now if node.stalled_at_ns is None else node.stalled_at_ns) + node.skew_ns
+        if node.index in self.plan.stretchers and node.driver is not None:
+            return stretched(node, self.now, wall)
+        if self.is_honest(node):
+            self.rights.shows(node, wall)
+        return wall
 
     def wake(self, node: Node, time: int) -> None:
         if self.now <= node.wake_at <= time:
@@ -307,6 +286,7 @@ class World(Scheduler):
                 break
         if self.is_honest(node):
             self.checker.look(node)
+            self.rights.look(node)
         self.wake(node, node.driver.wake_ns(self.now))
 
     def _tear(self, node: Node, effects: list[d.Effect]) -> None:
@@ -329,10 +309,16 @@ class World(Scheduler):
             case d.Persist(kept):
                 for artifact in kept:
                     node.durable[artifact] = None
+                    if self.is_honest(node):
+                        self.rights.kept(node, artifact)
+                        self.cast.tripler.kept(node, artifact)
             case d.Send(artifact):
                 assert artifact in node.durable, "sent before it was durable"
                 if self.is_honest(node):
                     self.checker.signed(node, artifact)
+                    self.rights.signed(node, artifact)
+                elif node.index in self.plan.old_copies:
+                    self.cast.old_copies.signed(node, artifact)
                 self.send(node, artifact)
             case d.Execute(batch):
                 if self.plan.slow_execution:
@@ -356,24 +342,15 @@ class World(Scheduler):
                 self.diverged(node, height)
             case d.Misbehaved():
                 self.counts["invalid artifacts"] += 1
+                if self.is_honest(node):
+                    self.rights.misbehaved(node, effect)
 
     def send(self, node: Node, artifact: Artifact) -> None:
         if isinstance(artifact, DkgComplaint):
             self.counts["complaints"] += 1
         if isinstance(artifact, DkgDealing) and artifact.tag > HIGH:
             self.at(self.now + OUTSIDERS_LOOK_NS, self._outsiders_look, node)
-        if node.index in self.plan.bad_dealers and isinstance(artifact, DkgDealing):
-            self.bad_dealer.send(node, artifact)
-            return
-        if node.index in self.plan.bad_dealers and isinstance(artifact, BeaconShare):
-            if artifact.height % (self.plan.interval + 1) == self.plan.interval // 2:
-                self.bad_dealer.slander(node, node.package)
-        if node.index in self.plan.forgers:
-            self.forger.send(node, artifact)
-        elif node.index in self.plan.equivocators:
-            self.equivocator.send(node, artifact)
-        else:
-            self.network.pass_on(node.index, node.keys.node, artifact)
+        self.cast.send(node, artifact)
 
     def _check_keys(self, node: Node, batch: Batch) -> None:
         """L5 for others: each of them holds a good share of the keys that were dealt for it."""
@@ -418,6 +395,7 @@ class World(Scheduler):
         floor = package.height - max(50, self.plan.interval + 1)
         node.durable = {a: None for a in node.durable if a.height >= floor}
         node.state.forget_below(floor)
+        self.releases.adopted(node)
 
     def diverged(self, node: Node, height: int) -> None:
         if self.is_honest(node):
@@ -470,13 +448,25 @@ class World(Scheduler):
         if node.driver is None:
             return
         sender: NodeId = self.nodes[source].keys.node
-        if node.driver.receive(artifact, sender, self.now) or node.driver.door.faults:
+        taken = node.driver.receive(artifact, sender, self.now)
+        if taken or node.driver.door.faults:
             self.wake(node, self.now + self.plan.step_us * 1000)
+        if target in self.plan.accusers:
+            self.cast.accuser.seen(node, artifact)
+        if self.plan.is_adversarial and self.is_honest(node):
+            self.cast.flooder.arrived(source, node, artifact, taken=taken)
+            self.rights.delivered(self.nodes[source], node, artifact, taken=taken)
 
     # -- summary
 
     def finalized_height(self) -> int:
         return min(n.driver.chain.finalized_height if n.driver else 0 for n in self.honest)
+
+    def top_heights(self) -> tuple[int, int]:
+        """Return the highest heights that an honest member knows to be final, and certified."""
+        up = [n for n in self.honest if n.driver is not None]
+        final = max([n.driver.chain.finalized_height for n in up if n.driver], default=0)
+        return final, max([n.state.certified_height for n in up], default=0)
 
     def cup_height(self) -> int:
         return min(n.package.height for n in self.honest)

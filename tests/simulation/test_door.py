@@ -11,7 +11,15 @@ import pytest
 from replica.consensus.quota import PEER_BYTES_MAX
 from replica.protocol.artifacts import KINDS, BlockProposal, CertificationShare, Cup
 from replica.protocol.ids import Height
-from simulation.door_floods import MAKERS, PER_HEIGHT, HalfUpgraded, Hoarder, TwoFaced, flooded, forged
+from simulation.door_floods import (
+    MAKERS,
+    PER_HEIGHT,
+    HalfUpgraded,
+    Hoarder,
+    TwoFaced,
+    flooded,
+    forged,
+)
 from simulation.plan import Plan
 from simulation.scheduler import MS, SECOND
 
