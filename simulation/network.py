@@ -7,6 +7,7 @@ sent us, and bytes that came before are not decoded again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Any
@@ -50,6 +51,8 @@ class Network:
         self.deaf: frozenset[int] = frozenset()
         self.clogged: frozenset[int] = frozenset()
         self._held: list[tuple[int, int, bytes, bytes]] = []
+        self._processes: Counter[int] = Counter()
+        """How often each node's process began anew: what one had yet to send ends with it."""
         self.garbled: set[bytes] = set()
         """What arrived otherwise than it was sent."""
         self._known: dict[tuple[int, int], set[bytes]] = {}
@@ -83,6 +86,7 @@ class Network:
             for pair in [p for p in table if node in p]:
                 del table[pair]
         self._held = [h for h in self._held if h[1] != node]
+        self._processes[node] += 1
 
     def answer(self, source: int, target: int, artifact: Artifact) -> None:
         """Send what was asked for, also when it was sent before."""
@@ -95,11 +99,15 @@ class Network:
         """Send as the transport does: what peers are likely to have, later and if need be."""
         if gossip.is_lazy(artifact, identity):
             later = self.scheduler.now + gossip.LAZY_NS
-            self.scheduler.at(later, self._pass_on_late, source, artifact)
+            process = self._processes[source]
+            self.scheduler.at(later, self._pass_on_late, source, process, artifact)
         else:
             self.broadcast(source, artifact)
 
-    def _pass_on_late(self, source: int, artifact: Artifact) -> None:
+    def _pass_on_late(self, source: int, process: int, artifact: Artifact) -> None:
+        """Pass on what a process had in its queue: another one of that node may be of another run."""
+        if process != self._processes[source] or not self.tag_of(source):
+            return
         for target in self.targets(source):
             shown = self._evidence.get((source, target))
             if shown is None or not shown.covers(artifact):
