@@ -179,6 +179,28 @@ class TwoFaced(Flooded):
             self.network.send(node.index, target, artifact)
 
 
+class Splitter(Flooded):
+    """A maker fills its places at f + 1 nodes with orphans, in advance; then it is as it should be.
+
+    So its good block is taken by too few to be notarized, and the others go for the next rank's.
+    """
+
+    AHEAD = range(2, 12)
+    """Heights of the orphans, above the maker's own block."""
+
+    def send(self, node: Node, artifact: Artifact) -> None:
+        super().send(node, artifact)
+        is_own = isinstance(artifact, BlockProposal) and artifact.maker == node.keys.node
+        if node.index not in self.flooders or not is_own:
+            return
+        self.counts["places filled"] += 1
+        for height in (artifact.height + above for above in self.AHEAD):
+            for i in range(2):
+                orphan = forged(self, node, BlockProposal, height, i, 0)
+                for target in range(len(self.flooders) + 1):
+                    self.network.send(node.index, target, orphan)
+
+
 class Hoarder(Flooded):
     """A member keeps all catch-up packages, and sends them all again whenever it adopts one."""
 

@@ -269,6 +269,13 @@ def _two_faces(seed: int) -> None:
     floods.TwoFaced(seed, Plan(interval=99)).goes_on(8)
 
 
+def _splitter(seed: int) -> None:
+    """A maker fills its places at f + 1 nodes, so that its good block splits the members."""
+    from simulation import door_floods as floods
+
+    floods.Splitter(seed, Plan(interval=99)).goes_on(10)
+
+
 def _hoarder(seed: int) -> None:
     """A member sends all old packages again and again."""
     from simulation import door_floods as floods
@@ -316,6 +323,7 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "flood": _flood,
     "unknown heights": _unknown_heights,
     "two faces": _two_faces,
+    "splitter": _splitter,
     "hoarder": _hoarder,
     "half upgraded": _half_upgraded,
     "flooder": _adversary("flooders"),
@@ -657,7 +665,7 @@ def _share_places() -> None:
     def rival(self: Any, pool: Any, artifact: Any, sender: Any, slot: Any) -> Any:
         return pool.unvalidated.count_at(type(artifact), artifact.height) < 128, None
 
-    def block_place(self: Any, artifact: Any) -> bool:
+    def block_place(self: Any, artifact: Any, now_ns: int) -> bool:
         count = self._pool.unvalidated.count_at(type(artifact), artifact.height)
         return bool(count < 128)
 
@@ -727,14 +735,21 @@ def _first_come() -> None:
 
     honest = door.Door._has_block_place
 
-    def first(self: Any, artifact: Any) -> bool:
+    def first(self: Any, artifact: Any, now_ns: int) -> bool:
         proven, self._pool._proven = self._pool._proven, {}
         try:
-            return honest(self, artifact)
+            return honest(self, artifact, now_ns)
         finally:
             self._pool._proven = proven
 
     setattr(door.Door, "_has_block_place", first)
+
+
+def _overlook_orphans() -> None:
+    """Two blocks prove something only where one of them is valid."""
+    from replica.consensus import door
+
+    setattr(door.Door, "_prove_equivocation", lambda *_: None)
 
 
 def _never_ask() -> None:
@@ -824,6 +839,12 @@ MUTANTS: tuple[Mutant, ...] = (
         _all_or_nothing,
     ),
     Mutant("first-come", "lets no third block in, notarized or not", "two faces", _first_come),
+    Mutant(
+        "lenient-judge",
+        "takes two orphans of a maker for no proof",
+        "splitter",
+        _overlook_orphans,
+    ),
     Mutant("never-asks", "never asks for what it refused", "two faces", _never_ask),
     Mutant(
         "blames-relayers",

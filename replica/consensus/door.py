@@ -8,7 +8,9 @@ Places, waiting and valid ones together: a signer has one share a height (of not
 block and 2(f + 1) blocks, of certifications two roots: those are evidence, more is nothing), a
 maker two blocks a height, a sender one of whatever else a height (2(f + 1) notarizations). In its
 own place a sender's newer word takes that of its older one. A block that n - f members are known
-to have signed for has a place whatever else is here: so equivocators can't keep it out.
+to have signed for has a place whatever else is here: so equivocators can't keep it out. Two blocks
+prove that their maker equivocates, wherever they lead: so it can't have a third one in places that
+it has filled elsewhere, and split the members by it.
 """
 
 from __future__ import annotations
@@ -92,6 +94,13 @@ def is_by_its_maker(reader: Reader, proposal: BlockProposal) -> bool:
     return keys is not None and _is_signed(keys.signing, message, proposal.signature)
 
 
+def equivocation_proof(
+    like: BlockProposal, one: tuple[bytes, bytes], two: tuple[bytes, bytes]
+) -> EquivocationProof:
+    """Return the proof of two blocks (hash, signature) of the maker, height and run of `like`."""
+    return EquivocationProof(like.epoch, like.height, like.block.run, like.maker, *one, *two)
+
+
 class Door:
     def __init__(self, reader: Reader, certifications: Pool, quotas: Quotas, asking: Asking):
         """`reader`: of the pool of consensus; its times are not looked at."""
@@ -101,8 +110,9 @@ class Door:
         self.faults: list[tuple[Artifact, str, tuple[NodeId, ...]]] = []
         """See `take_faults`."""
         self._fault_bytes = 0
-        self._blocks_seen: dict[int, dict[NodeId, dict[bytes, None]]] = {}
-        """Blocks that had a place, by height and maker: also those that were found to be bad."""
+        self._blocks_seen: dict[int, dict[NodeId, dict[bytes, bytes]]] = {}
+        """Signatures by the hashes of blocks that had a place, by height and maker: also of those
+        that were found to be bad."""
 
     def admit(self, artifact: Artifact, sender: NodeId, now_ns: int) -> Admission:
         """Give an artifact its place among what waits, or none."""
@@ -214,7 +224,7 @@ class Door:
         slot = (type(artifact), artifact.height, owner)
         rival: Artifact | None = None
         if isinstance(artifact, BlockProposal):
-            if not self._has_block_place(artifact):
+            if not self._has_block_place(artifact, now_ns):
                 return Admission.REFUSED  # asked for if it turns out to be notarized
         elif not (found := self._rival(pool, artifact, sender, slot))[0]:
             return Admission.REFUSED
@@ -231,19 +241,32 @@ class Door:
             return Admission.USELESS
         return Admission.DISPLACED if made_room or rival is not None else Admission.ADMITTED
 
-    def _has_block_place(self, artifact: BlockProposal) -> bool:
+    def _has_block_place(self, artifact: BlockProposal, now_ns: int) -> bool:
         """Whether a block is one of its maker's first two, or is known to be notarized."""
         pool, height, maker = self._pool, artifact.height, artifact.maker
         hash_ = artifacts.block_hash(artifact.block)
         seen = self._seen_at(height).setdefault(maker, {})
         for known in pool.validated.owned(BlockProposal, height, maker):
-            seen[artifacts.block_hash(known.block)] = None
-        if hash_ not in seen and len(seen) >= BLOCKS_MAX and not pool.is_proven(height, hash_):
+            seen[artifacts.block_hash(known.block)] = known.signature
+        if hash_ in seen:
+            return True
+        if len(seen) >= BLOCKS_MAX and not pool.is_proven(height, hash_):
             return False
-        seen[hash_] = None
+        seen[hash_] = artifact.signature
+        if len(seen) == BLOCKS_MAX:
+            self._prove_equivocation(artifact, seen, now_ns)
         return True
 
-    def _seen_at(self, height: int) -> dict[NodeId, dict[bytes, None]]:
+    def _prove_equivocation(
+        self, proposal: BlockProposal, signatures: dict[bytes, bytes], now_ns: int
+    ) -> None:
+        """Have the proof that two blocks of a maker make judged, as if it had come; none's quota
+        bears it: there is one a maker and height."""
+        proof = equivocation_proof(proposal, *signatures.items())
+        if not self._pool.validated.owned(EquivocationProof, proof.height, proof.maker):
+            self._pool.unvalidated.insert(proof, now_ns)
+
+    def _seen_at(self, height: int) -> dict[NodeId, dict[bytes, bytes]]:
         if height not in self._blocks_seen:
             finalized = self._chain.finalized_height
             for old in [h for h in self._blocks_seen if h <= finalized]:

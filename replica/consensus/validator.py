@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from replica.consensus import dkg
-from replica.consensus.door import is_by_its_maker
+from replica.consensus.door import equivocation_proof, is_by_its_maker
 from replica.consensus.pool import (
     AddValidated,
     HandleInvalid,
@@ -314,18 +314,8 @@ def _equivocation(
     proofs = reader.pool.validated.at(EquivocationProof, other.height)
     if any(p.maker == other.maker for p in proofs):
         return None
-    return AddValidated(
-        EquivocationProof(
-            other.epoch,
-            other.height,
-            other.block.run,
-            other.maker,
-            artifacts.block_hash(known.block),
-            known.signature,
-            hash_,
-            other.signature,
-        )
-    )
+    first = (artifacts.block_hash(known.block), known.signature)
+    return AddValidated(equivocation_proof(other, first, (hash_, other.signature)))
 
 
 def equivocation_proofs(reader: Reader) -> Verdicts:

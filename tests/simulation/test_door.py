@@ -16,6 +16,7 @@ from simulation.door_floods import (
     PER_HEIGHT,
     HalfUpgraded,
     Hoarder,
+    Splitter,
     TwoFaced,
     flooded,
     forged,
@@ -100,6 +101,15 @@ def test_a_block_that_others_notarized_is_let_in_beside_its_makers_two_others(no
     world = TwoFaced(1, Plan(nodes=nodes, interval=99))
     world.goes_on(6)
     assert world.counts["shown two faces"] > 3
+
+
+@pytest.mark.parametrize("nodes", [4, 7])
+def test_a_maker_that_filled_its_places_with_orphans_does_not_split_the_members(
+    nodes: int,
+) -> None:
+    world = Splitter(1, Plan(nodes=nodes, interval=99))
+    world.goes_on(6)
+    assert world.counts["places filled"] > 3
 
 
 def test_old_packages_are_not_taken_again() -> None:
