@@ -660,17 +660,17 @@ def _run_the_newest() -> None:
 
 def _share_places() -> None:
     """A kind and height has 128 places, whoever takes them."""
-    from replica.consensus import door
+    from replica.consensus import block_places, door
 
     def rival(self: Any, pool: Any, artifact: Any, sender: Any, slot: Any) -> Any:
         return pool.unvalidated.count_at(type(artifact), artifact.height) < 128, None
 
-    def block_place(self: Any, artifact: Any, now_ns: int) -> bool:
+    def take(self: Any, artifact: Any, now_ns: int) -> bool:
         count = self._pool.unvalidated.count_at(type(artifact), artifact.height)
         return bool(count < 128)
 
     setattr(door.Door, "_rival", rival)
-    setattr(door.Door, "_has_block_place", block_place)
+    setattr(block_places.BlockPlaces, "take", take)
 
 
 def _one_verdict_a_turn() -> None:
@@ -731,9 +731,9 @@ def _all_or_nothing() -> None:
 
 def _first_come() -> None:
     """A maker's first two blocks are the only ones, also when another one is notarized."""
-    from replica.consensus import door
+    from replica.consensus.block_places import BlockPlaces
 
-    honest = door.Door._has_block_place
+    honest = BlockPlaces.take
 
     def first(self: Any, artifact: Any, now_ns: int) -> bool:
         proven, self._pool._proven = self._pool._proven, {}
@@ -742,14 +742,14 @@ def _first_come() -> None:
         finally:
             self._pool._proven = proven
 
-    setattr(door.Door, "_has_block_place", first)
+    setattr(BlockPlaces, "take", first)
 
 
 def _overlook_orphans() -> None:
     """Two blocks prove something only where one of them is valid."""
-    from replica.consensus import door
+    from replica.consensus.block_places import BlockPlaces
 
-    setattr(door.Door, "_prove_equivocation", lambda *_: None)
+    setattr(BlockPlaces, "_prove", lambda *_: None)
 
 
 def _never_ask() -> None:

@@ -6,11 +6,8 @@ maker, a catch-up package's by the subnet.
 
 Places, waiting and valid ones together: a signer has one share a height (of notarizations one a
 block and 2(f + 1) blocks, of certifications two roots: those are evidence, more is nothing), a
-maker two blocks a height, a sender one of whatever else a height (2(f + 1) notarizations). In its
-own place a sender's newer word takes that of its older one. A block that n - f members are known
-to have signed for has a place whatever else is here: so equivocators can't keep it out. Two blocks
-prove that their maker equivocates, wherever they lead: so it can't have a third one in places that
-it has filled elsewhere, and split the members by it.
+maker two blocks a height (`block_places`), a sender one of whatever else a height (2(f + 1) notarizations). In its
+own place a sender's newer word takes that of its older one.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from replica.consensus.asking import Asking
+from replica.consensus.block_places import BlockPlaces
 from replica.consensus.horizon import Horizon
 from replica.consensus.pool import Pool, owner_of
 from replica.consensus.quota import Quotas
@@ -56,9 +54,6 @@ CERTIFIED_ROOTS_MAX = 2
 FAULTS_MAX, FAULT_BYTES_MAX = 64, 8 << 20
 """What was wrong is kept until the driver has told of it, one artifact more at most; what comes
 beyond that was its sender's as well, and is let go untold."""
-BLOCKS_MAX = 2
-"""Blocks of one maker and height: two are evidence."""
-
 _SHARE_KINDS = frozenset(SHARES)
 _CONTENT: dict[type, str] = {
     NotarizationShare: "block",
@@ -94,13 +89,6 @@ def is_by_its_maker(reader: Reader, proposal: BlockProposal) -> bool:
     return keys is not None and _is_signed(keys.signing, message, proposal.signature)
 
 
-def equivocation_proof(
-    like: BlockProposal, one: tuple[bytes, bytes], two: tuple[bytes, bytes]
-) -> EquivocationProof:
-    """Return the proof of two blocks (hash, signature) of the maker, height and run of `like`."""
-    return EquivocationProof(like.epoch, like.height, like.block.run, like.maker, *one, *two)
-
-
 class Door:
     def __init__(self, reader: Reader, certifications: Pool, quotas: Quotas, asking: Asking):
         """`reader`: of the pool of consensus; its times are not looked at."""
@@ -110,9 +98,7 @@ class Door:
         self.faults: list[tuple[Artifact, str, tuple[NodeId, ...]]] = []
         """See `take_faults`."""
         self._fault_bytes = 0
-        self._blocks_seen: dict[int, dict[NodeId, dict[bytes, bytes]]] = {}
-        """Signatures by the hashes of blocks that had a place, by height and maker: also of those
-        that were found to be bad."""
+        self._blocks = BlockPlaces(self._chain, self._pool)
 
     def admit(self, artifact: Artifact, sender: NodeId, now_ns: int) -> Admission:
         """Give an artifact its place among what waits, or none."""
@@ -224,7 +210,7 @@ class Door:
         slot = (type(artifact), artifact.height, owner)
         rival: Artifact | None = None
         if isinstance(artifact, BlockProposal):
-            if not self._has_block_place(artifact, now_ns):
+            if not self._blocks.take(artifact, now_ns):
                 return Admission.REFUSED  # asked for if it turns out to be notarized
         elif not (found := self._rival(pool, artifact, sender, slot))[0]:
             return Admission.REFUSED
@@ -240,38 +226,6 @@ class Door:
         if is_known:
             return Admission.USELESS
         return Admission.DISPLACED if made_room or rival is not None else Admission.ADMITTED
-
-    def _has_block_place(self, artifact: BlockProposal, now_ns: int) -> bool:
-        """Whether a block is one of its maker's first two, or is known to be notarized."""
-        pool, height, maker = self._pool, artifact.height, artifact.maker
-        hash_ = artifacts.block_hash(artifact.block)
-        seen = self._seen_at(height).setdefault(maker, {})
-        for known in pool.validated.owned(BlockProposal, height, maker):
-            seen[artifacts.block_hash(known.block)] = known.signature
-        if hash_ in seen:
-            return True
-        if len(seen) >= BLOCKS_MAX and not pool.is_proven(height, hash_):
-            return False
-        seen[hash_] = artifact.signature
-        if len(seen) == BLOCKS_MAX:
-            self._prove_equivocation(artifact, seen, now_ns)
-        return True
-
-    def _prove_equivocation(
-        self, proposal: BlockProposal, signatures: dict[bytes, bytes], now_ns: int
-    ) -> None:
-        """Have the proof that two blocks of a maker make judged, as if it had come; none's quota
-        bears it: there is one a maker and height."""
-        proof = equivocation_proof(proposal, *signatures.items())
-        if not self._pool.validated.owned(EquivocationProof, proof.height, proof.maker):
-            self._pool.unvalidated.insert(proof, now_ns)
-
-    def _seen_at(self, height: int) -> dict[NodeId, dict[bytes, bytes]]:
-        if height not in self._blocks_seen:
-            finalized = self._chain.finalized_height
-            for old in [h for h in self._blocks_seen if h <= finalized]:
-                del self._blocks_seen[old]
-        return self._blocks_seen.setdefault(height, {})
 
     def _rival(
         self, pool: Pool, artifact: Artifact, sender: NodeId, slot: tuple[Any, ...]

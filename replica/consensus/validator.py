@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from replica.consensus import dkg
-from replica.consensus.door import equivocation_proof, is_by_its_maker
+from replica.consensus.block_places import equivocation_proof
+from replica.consensus.door import is_by_its_maker
 from replica.consensus.pool import (
     AddValidated,
     HandleInvalid,
