@@ -105,7 +105,7 @@ class Network:
             self.broadcast(source, artifact)
 
     def _pass_on_late(self, source: int, process: int, artifact: Artifact) -> None:
-        """Pass on what a process had in its queue: another one of that node may be of another run."""
+        """Pass on what this process has in its queue: the next one may be of another run."""
         if process != self._processes[source] or not self.tag_of(source):
             return
         for target in self.targets(source):

@@ -6,8 +6,8 @@ maker, a catch-up package's by the subnet.
 
 Places, waiting and valid ones together: a signer has one share a height (of notarizations one a
 block and 2(f + 1) blocks, of certifications two roots: those are evidence, more is nothing), a
-maker two blocks a height (`block_places`), a sender one of whatever else a height (2(f + 1) notarizations). In its
-own place a sender's newer word takes that of its older one.
+maker two blocks a height (see `block_places`), a sender one of whatever else a height (2(f + 1)
+notarizations). In its own place a sender's newer word takes that of its older one.
 """
 
 from __future__ import annotations
