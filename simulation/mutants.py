@@ -276,6 +276,31 @@ def _splitter(seed: int) -> None:
     floods.Splitter(seed, Plan(interval=99)).goes_on(10)
 
 
+def _ballast(seed: int) -> None:
+    """A member's blocks of five megabytes, in advance, of heights that can be judged soon."""
+    from replica.protocol.artifacts import BlockProposal
+    from simulation import door_floods as floods
+
+    world = floods.flooded(seed=seed)
+    tip = world.tip()
+    world.flood((BlockProposal,), range(tip + 3, tip + 11), 5 << 20, 2)
+    world.goes_on()
+
+
+def _wide_witnesses(seed: int) -> None:
+    """A member shows more of its state than where it stands, or another epoch."""
+    from simulation.witnesses import Shower
+
+    Shower(seed, Plan(interval=99)).goes_on(4)
+
+
+def _guilty(seed: int) -> None:
+    """All makers of ten heights have made two blocks."""
+    from simulation.guilty import Guilty
+
+    Guilty(seed).goes_on()
+
+
 def _hoarder(seed: int) -> None:
     """A member sends all old packages again and again."""
     from simulation import door_floods as floods
@@ -324,6 +349,9 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "unknown heights": _unknown_heights,
     "two faces": _two_faces,
     "splitter": _splitter,
+    "ballast": _ballast,
+    "wide witnesses": _wide_witnesses,
+    "guilty": _guilty,
     "hoarder": _hoarder,
     "half upgraded": _half_upgraded,
     "flooder": _adversary("flooders"),
@@ -773,6 +801,78 @@ def _blame_relayers() -> None:
     setattr(door.Door, "admit", blaming)
 
 
+def _sign_no_run() -> None:
+    """What makers sign names no run."""
+    from replica.protocol import artifacts
+
+    def message(subnet: Any, epoch: Any, run: Any, height: Any, hash_: bytes) -> bytes:
+        return artifacts._message("block_metadata_domain", subnet, epoch, height, hash_)
+
+    setattr(artifacts, "block_message", message)
+
+
+def _lenient_clock() -> None:
+    """The slack of clocks counts also on top of what passed since the parent."""
+    from copy import copy
+
+    from replica.consensus import validator
+
+    honest, slack_ns = validator._content_fault, validator.CLOCK_SLACK_NS
+
+    def lenient(reader: Any, proposal: Any) -> Any:
+        later = copy(reader)  # its wall clock is the same: only what passed grows
+        later.now_ns += slack_ns
+        fault = honest(later, proposal)
+        reader.wake_ns = min(reader.wake_ns, later.wake_ns - slack_ns)
+        return fault
+
+    setattr(validator, "_content_fault", lenient)
+
+
+def _few_makers() -> None:
+    """Ranks 0 to f are the makers, proven equivocators or not."""
+    from replica.consensus.reader import Reader
+
+    def makers(self: Any, height: int) -> Any:
+        ranks = self.ranks(height)
+        return None if ranks is None else ranks[: self.settings_at(height).faults_max + 1]
+
+    setattr(Reader, "makers", makers)
+
+
+def _believe_witnesses() -> None:
+    """A witness has to show the height, whatever else is in it."""
+    from replica.certification import certifier
+    from replica.protocol import hash_tree
+    from replica.protocol.certification import HEIGHT_PATH
+    from replica.protocol.hashing import leb128
+
+    def fault(root: bytes, witness: bytes, epoch: int, height: int) -> str | None:
+        tree = hash_tree.decode(witness)
+        if tree.digest != root:
+            return "the witness does not hash to the root"
+        shown = hash_tree.lookup_leaf(tree, HEIGHT_PATH)
+        return None if shown == leb128(height) else "the witness shows another height"
+
+    setattr(certifier, "witness_fault", fault)
+
+
+def _count_only() -> None:
+    """A quota bounds how many artifacts wait, not how big they are."""
+    from replica.consensus import quota
+
+    def has_room(self: Any, size_bytes: int) -> bool:
+        return bool(self.count < quota.PEER_COUNT_MAX)
+
+    setattr(quota.Quota, "has_room", has_room)
+
+
+def _keep_three_roots() -> None:
+    from replica.consensus import door
+
+    setattr(door, "CERTIFIED_ROOTS_MAX", 3)
+
+
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("quorum", "one signer fewer than n - f is enough", "halves", _lower_quorum),
     Mutant(
@@ -845,6 +945,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "splitter",
         _overlook_orphans,
     ),
+    Mutant("runless", "signs blocks without their run", "accuser", _sign_no_run),
+    Mutant("lenient-clock", "adds slack to slack", "stretcher", _lenient_clock),
+    Mutant("makerless", "has heights without makers", "guilty", _few_makers),
+    Mutant(
+        "wide-witness",
+        "takes witnesses of any size and epoch",
+        "wide witnesses",
+        _believe_witnesses,
+    ),
+    Mutant("weightless", "counts what waits and weighs nothing", "ballast", _count_only),
+    Mutant("keeps-three-roots", "keeps one root more", "flood", _keep_three_roots),
     Mutant("never-asks", "never asks for what it refused", "two faces", _never_ask),
     Mutant(
         "blames-relayers",

@@ -15,7 +15,7 @@ from replica.consensus import validator
 from replica.consensus.driver import Driver, Misbehaved
 from replica.consensus.pool import MoveToValidated, Pool
 from replica.consensus.reader import Reader
-from replica.protocol import artifacts
+from replica.protocol import artifacts, hash_tree
 from replica.protocol.artifacts import (
     SHARES,
     Artifact,
@@ -38,9 +38,11 @@ from replica.protocol.artifacts import (
     TapeShare,
 )
 from replica.protocol.crypto.scheme import faults_max
+from replica.protocol.hashing import leb128
 from replica.protocol.ids import NodeId
 from simulation.adversary import proof_of
 from simulation.checker import Violation
+from simulation.doubles import tree_of
 from simulation.scheduler import GENESIS_NS, MS, SECOND
 
 if TYPE_CHECKING:
@@ -141,6 +143,8 @@ class RightsChecker:
                 raise Violation(
                     f"node {node.index} keeps {most + 1} of one signer's {name}s of a height (S19)"
                 )
+        if isinstance(artifact, CertificationShare | Certification):
+            self._kept_witness(node, artifact)
         elif isinstance(artifact, DkgComplaint):
             self._kept_complaint(node, artifact)
         elif isinstance(artifact, EquivocationProof):
@@ -152,6 +156,16 @@ class RightsChecker:
         subject = (complaint.height, complaint.tag, complaint.dealer, complaint.accuser)
         if self._complaints.setdefault(((node.index, node.run), *subject), complaint) != complaint:
             raise Violation(f"node {node.index} keeps two complaints of one dealing (S19)")
+
+    def _kept_witness(self, node: Node, artifact: CertificationShare | Certification) -> None:
+        """S7: what is kept of a certified state shows its epoch and height, and no more."""
+        shown = hash_tree.decode(artifact.witness)
+        epoch = hash_tree.lookup_leaf(shown, (b"metadata", b"epoch"))
+        _, leaves = tree_of(artifact.epoch, artifact.height, b"")
+        is_long = len(artifact.witness) > len(leaves)
+        if epoch != leb128(artifact.epoch) or is_long:
+            kind = type(artifact).__name__
+            raise Violation(f"node {node.index} keeps a {kind} with a wrong witness (S7)")
 
     def _tick(self) -> None:
         self.world.at(self.world.now + TICK_NS, self._tick)
