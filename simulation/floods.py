@@ -2,7 +2,8 @@
 
 What a flood is made of: every kind of artifact, in advance, in the sender's own name, as far as it
 can be signed signed well. Each is named, so that a plan can hold it as data; how much of it is sent
-is told by the fault. A flood counts as full when every honest replica has refused some of it.
+is told by the fault. A flood counts as full when every honest replica has refused some of it, or
+has let some of it go for more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from replica.consensus.dkg import config_of
+from replica.consensus.door import Admission
 from replica.protocol import artifacts, hash_tree
 from replica.protocol.artifacts import (
     Artifact,
@@ -332,7 +334,7 @@ class Flooder:
         self.deeds: Counter[tuple[str, int]] = Counter()
         """How much of each flood came to each honest node."""
         self._refused: dict[tuple[int, str], set[int]] = {}
-        """By flooder and flood: honest nodes that refused some of it."""
+        """By flooder and flood: honest nodes that had no more room for it."""
 
     def flood(self, node: Node, what: str, amount: int) -> None:
         if node.driver is None:
@@ -345,13 +347,13 @@ class Flooder:
             self._sent[artifact] = what
             self.world.network.broadcast(node.index, artifact)
 
-    def arrived(self, source: int, target: Node, artifact: Artifact, *, taken: bool) -> None:
-        """An honest replica was sent an artifact that is not late, and took it or not."""
+    def arrived(self, source: int, target: Node, artifact: Artifact, became: Admission) -> None:
+        """An honest replica was sent an artifact that is not late; `became`: what became of it."""
         what = self._sent.get(artifact)
         if what is None:
             return
         self.deeds[what, target.index] += 1
-        if taken:
+        if became is Admission.ADMITTED:
             return
         at = self._refused.setdefault((source, what), set())
         if target.index in at:

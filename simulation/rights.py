@@ -268,7 +268,8 @@ def is_superseded(driver: Driver, artifact: Artifact) -> bool:
     if isinstance(artifact, BlockProposal):
         hash_ = artifacts.block_hash(artifact.block)
         over = height <= chain.notarized_height and not chain.is_notarized(height, hash_)
-        return hash_ in chain.blocks or over
+        proofs = driver.pool.validated.owned(EquivocationProof, height, artifact.maker)
+        return hash_ in chain.blocks or over or bool(proofs)  # an equivocator's is nobody's due
     if isinstance(artifact, NotarizationShare):
         return height <= chain.notarized_height
     if isinstance(artifact, Notarization):

@@ -448,14 +448,14 @@ class World(Scheduler):
         if node.driver is None:
             return
         sender: NodeId = self.nodes[source].keys.node
-        taken = node.driver.receive(artifact, sender, self.now)
-        if taken or node.driver.door.faults:
+        became = node.driver.take_in(artifact, sender, self.now)
+        if became.is_in or node.driver.door.faults:
             self.wake(node, self.now + self.plan.step_us * 1000)
         if target in self.plan.accusers:
             self.cast.accuser.seen(node, artifact)
         if self.plan.is_adversarial and self.is_honest(node):
-            self.cast.flooder.arrived(source, node, artifact, taken=taken)
-            self.rights.delivered(self.nodes[source], node, artifact, taken=taken)
+            self.cast.flooder.arrived(source, node, artifact, became)
+            self.rights.delivered(self.nodes[source], node, artifact, taken=became.is_in)
 
     # -- summary
 
