@@ -89,10 +89,11 @@ class Copies:
     def _check_silence(self, node: Node, artifact: Artifact) -> None:
         """Who found out signs nothing until a package is above all that it ever signed."""
         assert node.driver is not None
+        if node.index not in self._found_out:
+            return
         if node.driver.is_old_copy:
             raise Violation(f"node {node.index} knows that it is an old copy, and signs")
-        top = self._tops.get((node.index, node.run), 0)
-        if node.index in self._found_out and node.driver.chain.cup.height <= top:
+        if node.driver.chain.cup.height <= self._tops.get((node.index, node.run), 0):
             raise Violation(f"node {node.index} is an old copy, and signs below what it signed")
 
     def found_out(self, node: Node) -> None:

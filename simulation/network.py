@@ -95,11 +95,13 @@ class Network:
         """Send as the transport does: what peers are likely to have, later and if need be."""
         if gossip.is_lazy(artifact, identity):
             later = self.scheduler.now + gossip.LAZY_NS
-            self.scheduler.at(later, self._pass_on_late, source, artifact)
+            self.scheduler.at(later, self._pass_on_late, source, artifact, self.tag_of(source))
         else:
             self.broadcast(source, artifact)
 
-    def _pass_on_late(self, source: int, artifact: Artifact) -> None:
+    def _pass_on_late(self, source: int, artifact: Artifact, tag: bytes) -> None:
+        if tag != self.tag_of(source):
+            return  # it is in another run by now, or down
         for target in self.targets(source):
             shown = self._evidence.get((source, target))
             if shown is None or not shown.covers(artifact):
