@@ -56,16 +56,21 @@ def lie(seed: int, peer: d.Driver, asks: NodeId, question: Question, now_ns: int
 
 
 def _forged(peer: d.Driver, asks: NodeId, question: Question) -> Signed:
-    """Sign in another's name for a block far above, as well as it can."""
+    """Sign in another's name for blocks near and far, as well as it can."""
     height, me = Height(question.above + 1_000), peer.context.node
     shares = [
         kind(question.epoch, height, bytes(32), asks, bytes(24))
         for kind in (NotarizationShare, FinalizationShare)
     ]
-    full = Notarization(question.epoch, height, bytes(32), (asks, me), bytes(24))
+    full = tuple(
+        [
+            Notarization(question.epoch, Height(h), bytes(32), (asks, me), bytes(24))
+            for h in (height, question.above + 1)
+        ]
+    )
     true = peer.signed_by(asks, question) or Signed()
     headers = tuple([replace(h, signature=bytes(64)) for h in true.headers])
-    return Signed(headers, (shares[0],), (shares[1],), (full,))  # type: ignore[arg-type]
+    return Signed(headers, (shares[0],), (shares[1],), full)  # type: ignore[arg-type]
 
 
 class Past:
