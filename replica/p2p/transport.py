@@ -347,15 +347,22 @@ class Transport:
         node = link.peer.node
         while True:
             kind, body = await wire.read_frame(reader)
-            if kind == wire.RESPONSE:
-                is_awaited = self._take_response(link, canonical.decode(wire.StateResponse, body))
-            elif kind == wire.SIGNED_RESPONSE:
-                is_awaited = self._take_signed(link, wire.read_signed(body))
-            else:
-                raise Malformed("a peer that was dialled only answers")
+            try:
+                is_awaited = self._take_answer(link, kind, body)
+            except ReprisError as error:
+                self.blame(node, "answer", str(error), len(body))
+                raise
             if not is_awaited:
                 now_s = time.monotonic()
                 await asyncio.sleep(self._ledger.of(node).nothing(len(body), now_s))
+
+    def _take_answer(self, link: _Link, kind: int, body: bytes) -> bool:
+        """Return whether an answer was waited for. Raises: Malformed, LimitExceeded."""
+        if kind == wire.RESPONSE:
+            return self._take_response(link, canonical.decode(wire.StateResponse, body))
+        if kind == wire.SIGNED_RESPONSE:
+            return self._take_signed(link, wire.read_signed(body))
+        raise Malformed("a peer that was dialled only answers")
 
     def _take_response(self, link: _Link, response: wire.StateResponse) -> bool:
         future = link.pending.get(response.number)
