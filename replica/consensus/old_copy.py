@@ -3,13 +3,13 @@
 A snapshot put back, a backup, a lost disk: what such a node signed since is not in its journal. Its
 peers hold it. So a node that starts asks them for what it signed in this run above its finalized
 height. What is genuine, and neither in its journal nor signed since it started, proves that it is
-an old copy. It waits for the answers of as many as make a quorum with it, for these include one of
-any n - f that made something of its signature; until then it signs nothing. An old copy signs
-nothing until a catch-up package lies so far above all that it was shown that whatever else it
-signed lies below.
+an old copy. It waits for the answers of as many as make a quorum with it: whatever block its
+signature helped to notarize, one of these has signed for as well. Until then it signs nothing. An
+old copy signs nothing until a catch-up package lies so far above all that it was shown that
+whatever else it signed lies below.
 
-Nothing of this is kept: a restart asks again. A subnet of one can't know; nor need a node that
-counts among the f be told the truth by the others of them.
+Nothing of this is kept: a restart asks again. A subnet of one can't know; and an old copy counts
+among the f: where others of them lie to it, more than f may be faulty.
 """
 
 from __future__ import annotations

@@ -130,9 +130,7 @@ def fault_of(reader: Reader, item: Item) -> str | None:
     node, keys = reader.node, reader.context.keys
     if item.epoch != reader.epoch:
         return "of another epoch"
-    message = _MESSAGES[type(item)](
-        reader.subnet, item.epoch, reader.run, item.height, item.block
-    )
+    message = _MESSAGES[type(item)](reader.subnet, item.epoch, reader.run, item.height, item.block)
     if isinstance(item, NotarizationShare | FinalizationShare):
         if item.signer != node:
             return "a share of somebody else"

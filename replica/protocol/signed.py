@@ -18,7 +18,7 @@ from replica.protocol.artifacts import (
     Run,
 )
 from replica.protocol.errors import LimitExceeded
-from replica.protocol.ids import Epoch, Height, NodeId
+from replica.protocol.ids import Epoch, Height
 
 ITEMS_MAX = 64
 """Of each kind, the newest: what lies below proves the same, and the highest one counts."""

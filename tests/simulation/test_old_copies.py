@@ -178,7 +178,11 @@ def test_what_was_signed_in_the_run_before_holds_nobody_after_an_upgrade() -> No
     world.schedule_faults()
     assert world.run(lambda: all(n.run.start for n in world.nodes), 60 * SECOND)
     node, former = world.nodes[0], Run("v1", Height(0))
-    for run, is_old in ((replace(node.run, start=Height(0)), False), (former, False), (node.run, True)):
+    for run, is_old in (
+        (replace(node.run, start=Height(0)), False),
+        (former, False),
+        (node.run, True),
+    ):
         world.stop(node)
         world.start(node)
         assert node.driver is not None
