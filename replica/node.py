@@ -53,6 +53,7 @@ from replica.protocol.ids import (
 )
 from replica.protocol.messages import ic_pb2 as pb
 from replica.protocol.messages import parse
+from replica.protocol.signed import Question, Signed
 from replica.runtime import leftovers, space, stored_cup
 from replica.runtime.durable import make_folder, rename
 from replica.runtime.pool_journal import open_pool, pool_identity, pool_journal_path
@@ -166,6 +167,10 @@ class Link(Protocol):
 
     def ask(self, node: NodeId, question: wire.Ask) -> None:
         """Ask a peer for what it holds of some kinds and heights."""
+        ...
+
+    def ask_signed(self, node: NodeId, question: Question) -> None:
+        """Ask a peer for what it holds that this node signed."""
         ...
 
     def blame(self, node: NodeId, subject: str, reason: str, size_bytes: int) -> None:
@@ -324,6 +329,9 @@ class Replica:
             offered=self.driver.offered,
             answer=lambda ask: self.driver.answer(ask.kinds, ask.first, ask.last),
             serve_state=self._serve_state,
+            connected=self._on_connected,
+            signed_by=self.driver.signed_by,
+            signed_answer=self._on_signed_answer,
             log=self.log,
             tag=self.driver.tag,
         )
@@ -406,6 +414,15 @@ class Replica:
             )
             for sender in effect.senders:
                 self.link.blame(sender, subject, effect.reason, size_bytes)
+        elif isinstance(effect, consensus.AskSigned):
+            self.link.ask_signed(effect.peer, effect.question)
+        elif isinstance(effect, consensus.BadAnswer):
+            self.link.blame(effect.peer, "answer", effect.reason, 0)
+        elif isinstance(effect, consensus.FoundOld):
+            self.log(
+                f"OLD COPY: this node signed at height {effect.shown} what its disk does not hold;"
+                f" it signs nothing until a CUP above {effect.until}"
+            )
 
     def _trace(self, batch: Batch) -> None:
         """Drills only: note which release executed which data block."""
@@ -502,6 +519,14 @@ class Replica:
             return False
         return True
 
+    def _on_connected(self, node: NodeId) -> None:
+        self.driver.connected(node)
+        self.wake()
+
+    def _on_signed_answer(self, node: NodeId, answer: Signed) -> None:
+        self.driver.signed_answer(node, answer)
+        self.wake()
+
     def _on_advert(self, node: NodeId, advert: wire.Advert) -> None:
         self._adverts[node] = advert.states
 
@@ -561,6 +586,7 @@ class Replica:
             "syncing": self.syncing,
             "state_sync": vars(self.statistics),
             "divergence": [_share_plain(s) for s in pair] if pair else None,
+            "signing": self.driver.signing,
             "shares_signed_at": self.driver.own_share_height(),
             "disk_free_bytes": disk.free_bytes,
             "disk_reserve_bytes": disk.reserve_bytes,

@@ -93,6 +93,7 @@ def adversarial_plan(seed: int, nodes: int, role: str = "") -> Plan:
         real_bls=curve,
         rounds=CURVE_ROUNDS if curve else CALM_ROUNDS[nodes] if calm else rounds,
         cups=0 if curve else cups,
+        old_copies_find_out=True,
     )
     changed: dict[str, Any] = {role: tuple(sorted(who)) for role, who in roles.items()}
     return replace(plan, **changed)

@@ -85,6 +85,8 @@ RARE_AMONG_ADVERSARIES = (
     "three blocks",
     "third blocks notarized",
     "old copies started",
+    "old copies found out",
+    "bad answers",
     "crash",
     "torn crash",
     "partition",

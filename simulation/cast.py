@@ -9,6 +9,7 @@ from simulation.adversary import BadDealer, Equivocator, Forger
 from simulation.byzantine import Accuser, Tripler, Withholder
 from simulation.copies import Copies
 from simulation.floods import Flooder, spoiled
+from simulation.past import Past
 
 if TYPE_CHECKING:
     from simulation.subnet import Node, World
@@ -19,6 +20,7 @@ class Cast:
         self.world, plan = world, world.plan
         self.bad_dealer = BadDealer(world)
         self.flooder, self.old_copies = Flooder(world), Copies(world)
+        self.past = Past(world)
         self.accuser, self.equivocator = Accuser(world), Equivocator(world)
         self.tripler = Tripler(world)
         self.silent: set[int] = set()

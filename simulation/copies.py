@@ -11,12 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replica.protocol import artifacts
-from replica.protocol.artifacts import Artifact, BlockProposal, Run
+from replica.protocol.artifacts import (
+    Artifact,
+    BlockProposal,
+    FinalizationShare,
+    NotarizationShare,
+    Run,
+)
 from replica.protocol.cup import CatchUpPackage
+from simulation.byzantine import own
 from simulation.checker import SignatureLedger, Violation
 
 if TYPE_CHECKING:
     from simulation.subnet import Node, World
+
+_ABOUT_BLOCKS = (BlockProposal, NotarizationShare, FinalizationShare)
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,11 @@ class Copies:
     def __init__(self, world: World) -> None:
         self.world = world
         self._copies: dict[int, Copy] = {}
+        self._signed: dict[int, set[Artifact]] = {}
+        """What each of them signed, in all its lives."""
+        self._tops: dict[tuple[int, Run], int] = {}
+        """The highest height that it signed for in a run before it was put back."""
+        self._found_out: set[int] = set()
         self._ledger = SignatureLedger()
         self._blocks: dict[tuple[object, int], bytes] = {}
 
@@ -47,6 +61,9 @@ class Copies:
         """Stop a node, exchange its disk for the copy, start it."""
         old = self._copies[node.index]
         self.world.stop(node)
+        self.world.cast.past.forgot.add(node.index)
+        signed = [a for a in self._signed.get(node.index, ()) if isinstance(a, _ABOUT_BLOCKS)]
+        self._tops[node.index, node.run] = max([a.height for a in signed], default=0)
         node.durable, node.package, node.run = dict(old.durable), old.package, old.run
         node.state = self.world.new_state(node.index)
         node.state.states, node.state.checkpoints = dict(old.states), dict(old.checkpoints)
@@ -54,16 +71,33 @@ class Copies:
         self.world.start(node)
 
     def signed(self, node: Node, artifact: Artifact) -> None:
-        """An old copy, before or after it became one, signs."""
+        """An old copy, before or after it became one, signs, or passes on what it signed before."""
+        signed = self._signed.setdefault(node.index, set())
+        if not own(node, artifact) or artifact in signed:
+            return
+        signed.add(artifact)
         finds_out = self.world.plan.old_copies_find_out
-        if getattr(node.driver, "is_old_copy", False) and finds_out:
-            raise Violation(f"node {node.index} knows that it is an old copy, and signs")
+        if finds_out:
+            self._check_silence(node, artifact)
         try:
             self._note(node, artifact)
         except Violation:
             self.world.counts["old copies contradict themselves"] += 1
             if finds_out:
                 raise
+
+    def _check_silence(self, node: Node, artifact: Artifact) -> None:
+        """Who found out signs nothing until a package is above all that it ever signed."""
+        assert node.driver is not None
+        if node.index not in self._found_out:
+            return
+        if node.driver.is_old_copy:
+            raise Violation(f"node {node.index} knows that it is an old copy, and signs")
+        if node.driver.chain.cup.height <= self._tops.get((node.index, node.run), 0):
+            raise Violation(f"node {node.index} is an old copy, and signs below what it signed")
+
+    def found_out(self, node: Node) -> None:
+        self._found_out.add(node.index)
 
     def _note(self, node: Node, artifact: Artifact) -> None:
         me, name = (node.keys.node, node.run), f"the old copy at node {node.index}"

@@ -43,6 +43,7 @@ def _to_processes(world: World, fault: Fault, nodes: list[Node]) -> bool:
                 node.torn = True
             case "wipe":
                 world.stop(node)
+                world.cast.past.forgot.add(node.index)
                 node.durable, node.state = {}, world.new_state(node.index)
                 node.package = world.genesis.package
             case "restart":

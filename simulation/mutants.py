@@ -325,6 +325,24 @@ def _adversary(role: str) -> Callable[[int], None]:
     return run
 
 
+def _put_back(seed: int) -> None:
+    """One member's disk is what it was some heights ago, while the next package is on its way.
+
+    Some questions are lost.
+    """
+    from simulation.subnet import World
+
+    roles: dict[str, Any] = {"old_copies": (seed % 4,), "old_copies_find_out": True}
+    world = World(seed, Plan(delay_ms_max=20, loss=0.2, checkpoint_ms=500, **roles))
+    node, copies = world.nodes[seed % 4], world.cast.old_copies
+    world.run(lambda: world.finalized_height() >= 6 + seed % 9, LIVENESS_NS)
+    copies.take(node)
+    world.run(lambda: world.finalized_height() >= 17, LIVENESS_NS)
+    copies.put_back(node)
+    world.run(lambda: False, 3 * SECOND)
+    assert world.counts["old copies found out"], "an old copy never finds out"
+
+
 CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "consensus": _consensus,
     "halves": _halves,
@@ -360,6 +378,7 @@ CAMPAIGNS: dict[str, Callable[[int], None]] = {
     "accuser": _adversary("accusers"),
     "tripler": _adversary("triplets"),
     "old copy": _adversary("old_copies"),
+    "put back": _put_back,
     "two releases": _adversary("upgrades"),
 }
 
@@ -400,6 +419,7 @@ def _forget_at_restart() -> None:
     from replica.consensus import driver
 
     setattr(driver.Driver, "restore", lambda *_: None)
+    _trust_the_copy()
 
 
 def _trust_packages() -> None:
@@ -873,6 +893,34 @@ def _keep_three_roots() -> None:
     setattr(door, "CERTIFIED_ROOTS_MAX", 3)
 
 
+def _trust_the_copy() -> None:
+    """What this node signed before it started is what its journal says."""
+    from replica.consensus.old_copy import OldCopyWatch
+
+    setattr(OldCopyWatch, "count", lambda self: setattr(self, "is_waiting", False))
+    setattr(OldCopyWatch, "effects", lambda *_: [])
+    setattr(OldCopyWatch, "look", lambda *_: None)
+
+
+def _sign_before_it_has_heard() -> None:
+    from replica.consensus.old_copy import OldCopyWatch
+
+    setattr(OldCopyWatch, "is_silent", property(lambda self: self.until is not None))
+
+
+def _go_on_at_the_first_package() -> None:
+    from replica.consensus.old_copy import OldCopyWatch
+
+    def until(self: Any) -> Any:
+        here = self.reader.chain.cup.height
+        if self.shown is None:
+            return None
+        first = self.__dict__.setdefault("_first", here)
+        return first if here <= first else None
+
+    setattr(OldCopyWatch, "until", property(until))
+
+
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("quorum", "one signer fewer than n - f is enough", "halves", _lower_quorum),
     Mutant(
@@ -957,6 +1005,19 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("weightless", "counts what waits and weighs nothing", "ballast", _count_only),
     Mutant("keeps-three-roots", "keeps one root more", "flood", _keep_three_roots),
     Mutant("never-asks", "never asks for what it refused", "two faces", _never_ask),
+    Mutant("trusting-copy", "never asks what it signed", "put back", _trust_the_copy),
+    Mutant(
+        "hasty-copy",
+        "signs before it knows what it signed",
+        "put back",
+        _sign_before_it_has_heard,
+    ),
+    Mutant(
+        "short-sighted",
+        "an old copy goes on at the first package",
+        "put back",
+        _go_on_at_the_first_package,
+    ),
     Mutant(
         "blames-relayers",
         "blames who passes on what it can't use",

@@ -115,7 +115,7 @@ class Plan:
     twins: tuple[int, ...] = ()
     """Nodes of which two instances run with one identity."""
     amnesiacs: tuple[int, ...] = ()
-    """Nodes whose disk forgets what they signed at each restart: faulty ones."""
+    """Nodes whose disk is lost once: faulty ones, though they find out and are silent."""
     liars: tuple[int, ...] = ()
     """Nodes that sign another state than they should."""
     bad_dealers: tuple[int, ...] = ()

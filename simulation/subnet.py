@@ -39,6 +39,7 @@ from simulation.checker import Checker, Violation
 from simulation.doubles import HashChain, Requests
 from simulation.genesis import Genesis, publish
 from simulation.network import Network
+from simulation.past import Heedless
 from simulation.plan import Plan
 from simulation.releases import FIRST, Releases
 from simulation.rights import RightsChecker
@@ -202,11 +203,18 @@ class World(Scheduler):
         node.driver = d.Driver(
             self.context(node), node.package, self.now, exhaustive=self.exhaustive
         )
+        if not self.finds_out(node):
+            node.driver.past = Heedless(node.driver.reader(self.now))
         node.driver.restore(list(node.durable), self.now)
         node.wake_at = -1
         self.network.reconnected(node.index)
         self._offer_each_other(node)
         self.wake(node, self.now)
+
+    def finds_out(self, node: Node) -> bool:
+        """Whether a node minds what it signed before: most Byzantine ones don't."""
+        careful = {*self.plan.old_copies, *self.plan.amnesiacs}
+        return node.index in careful or node.index not in self.plan.faulty
 
     def open_state(self, node: Node) -> None:
         node.state.restart(node.package.height)
@@ -236,6 +244,7 @@ class World(Scheduler):
         for peer in self.nodes:
             if peer is not node and peer.driver is not None:
                 self._offer(peer, node)
+                self.cast.past.connected(node, peer)
         if not self.cast.offers_nothing(node):
             for artifact in node.driver.offered():
                 self.network.broadcast(node.index, artifact)
@@ -344,6 +353,8 @@ class World(Scheduler):
                 self.counts["invalid artifacts"] += 1
                 if self.is_honest(node):
                     self.rights.misbehaved(node, effect)
+            case d.AskSigned() | d.BadAnswer() | d.FoundOld():
+                self.cast.past.carry_out(node, effect)
 
     def send(self, node: Node, artifact: Artifact) -> None:
         if isinstance(artifact, DkgComplaint):

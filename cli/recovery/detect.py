@@ -22,6 +22,8 @@ RUNNING, NO_QUORUM, CRASH_LOOP, DIVERGENCE, HALTED, REGISTRY_STALE, SLOW = (
     "REGISTRY_STALE",
     "SLOW",
 )
+SIGNS = "yes"
+"""What a replica's status says of its signing when nothing holds it back."""
 CRASHES_MIN = 2
 """So many crashes in a row are no accident."""
 
@@ -59,16 +61,17 @@ def certified_height(reports: list[NodeReport]) -> int:
 
 
 def trouble(report: NodeReport, agent: Agent) -> str:
-    """Return what a node's orchestrator says is wrong: its disk, or a replica that is down."""
+    """Return what a node says is wrong: that it signs nothing, its disk, a replica that is down."""
+    signing = str((report.status or {}).get("signing", SIGNS))
+    troubles = [] if signing == SIGNS else [signing]
     try:
         found = agent.orchestrator_status(report.node.orchestrator_url)
     except ReprisError:
-        return ""
-    disk = str(found.get("disk_error", ""))
-    if report.status or found["replica_crashes"] < CRASHES_MIN:
-        return disk
-    crashing = f"the replica keeps crashing: {found['replica_last_words']}"
-    return f"{disk}; {crashing}" if disk else crashing
+        return "; ".join(troubles)
+    troubles.append(str(found.get("disk_error", "")))
+    if not report.status and found["replica_crashes"] >= CRASHES_MIN:
+        troubles.append(f"the replica keeps crashing: {found['replica_last_words']}")
+    return "; ".join(t for t in troubles if t)
 
 
 def crash_loops(reports: list[NodeReport], agent: Agent) -> list[str]:

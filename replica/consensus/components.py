@@ -69,6 +69,8 @@ class Component:
     reads: frozenset[Topic]
     on_certifications: bool = False
     """Whether it works on the pool of certifications."""
+    signs: bool = False
+    """Whether it signs with this node's keys: while the node is silent it is not asked."""
 
 
 _ANY = frozenset((REGISTRY, SUMMARY))
@@ -132,11 +134,27 @@ _CERTIFICATION: tuple[tuple[str, Callable[[Reader], list[Mutation]], frozenset[T
     ),
     ("certification purger", certifier.purge, frozenset((STATE,)) | _waiting(Certification)),
 )
+_SIGNERS = frozenset(
+    (
+        "finalizer",
+        "cup maker",
+        "notary",
+        "beacon maker",
+        "tape maker",
+        "block maker",
+        "dealer",
+        "accuser",
+        "certifier",
+    )
+)
 COMPONENTS = tuple(
-    [Component(name, run, reads | _ANY) for name, run, reads in _TABLE]
-    + [Component(name, run, reads | _ANY, True) for name, run, reads in _CERTIFICATION]
+    Component(name, run, reads | _ANY, on_certifications, name in _SIGNERS)
+    for table, on_certifications in ((_TABLE, False), (_CERTIFICATION, True))
+    for name, run, reads in table
 )
 ALL = (1 << len(COMPONENTS)) - 1
+SIGNERS = sum(1 << i for i, c in enumerate(COMPONENTS) if c.signs)
+assert SIGNERS.bit_count() == len(_SIGNERS)
 
 
 @lru_cache(maxsize=64)

@@ -10,26 +10,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from replica.consensus import answers
+from replica.consensus import answers, signed
 from replica.consensus.asking import ANY_HEIGHT, CERTIFICATIONS, PACKAGES, ROUNDS, Asking
 from replica.consensus.chain import Chain
-from replica.consensus.components import ALL, COMPONENTS, REGISTRY, STATE, SUMMARY, readers_of
+from replica.consensus.components import (
+    ALL,
+    COMPONENTS,
+    REGISTRY,
+    SIGNERS,
+    STATE,
+    SUMMARY,
+    Component,
+    readers_of,
+)
 from replica.consensus.delivery import next_batch
 from replica.consensus.door import Admission, Door
 from replica.consensus.effects import (
     AdoptCup,
     Ask,
+    AskSigned,
+    BadAnswer,
     DeliverCertification,
     Diverged,
     Effect,
     Execute,
     FetchState,
+    FoundOld,
     Misbehaved,
     Persist,
     Send,
 )
 from replica.consensus.horizon import LOOKAHEAD
-from replica.consensus.pool import Changes, Pool
+from replica.consensus.old_copy import OldCopyWatch
+from replica.consensus.pool import Changes, Mutation, Pool
 from replica.consensus.quota import Quotas
 from replica.consensus.reader import NEVER, Context, Reader, Status
 from replica.protocol import artifacts as formats
@@ -46,6 +59,7 @@ from replica.protocol.artifacts import (
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import Unavailable
 from replica.protocol.ids import Height, NodeId
+from replica.protocol.signed import Question, Signed
 
 STEPS_MAX = 1_000
 """Turns of components in one step; what is left is done in the next, and others come in between."""
@@ -84,6 +98,8 @@ class Driver:
             Reader(context, self.certifications, self.chain, *start),
         )
         self.door = Door(self._both_readers[0], self.certifications, self.quotas, self.asking)
+        self.past = OldCopyWatch(self._both_readers[0])
+        self._was_silent = True
         self.tag = formats.run_tag(package.epoch, self.run)
         """What tells this replica's artifacts from those of another run."""
         self._executing: int | None = None
@@ -108,6 +124,7 @@ class Driver:
                 self.pool.validated.insert(artifact, now_ns)
                 if not isinstance(artifact, Cup):
                     self.chain.add(artifact)
+        self.past.restored(ordered)
 
     # -- input
 
@@ -130,6 +147,14 @@ class Driver:
     def held_bytes(self, peer: NodeId) -> int:
         """Return how many bytes of what a peer sent wait for a verdict; see `quota`."""
         return self.quotas.held_bytes(peer)
+
+    def connected(self, peer: NodeId) -> None:
+        """A peer can be reached (again)."""
+        self.past.connected(peer)
+
+    def signed_answer(self, peer: NodeId, answer: Signed) -> None:
+        """Take what a peer holds of this node's signatures: see `AskSigned`."""
+        self.past.answered(peer, answer)
 
     def executed(self, height: int) -> None:
         """The batch of a height was executed (the state view knows it)."""
@@ -160,6 +185,8 @@ class Driver:
         effects: list[Effect] = []
         self._look_around(now_ns)
         self._compare_clocks(now_ns, wall_ns)
+        self.past.count()
+        self._mind_silence()
         for pool in (self.pool, self.certifications):
             self._notice(pool)
         readers = self._readers(now_ns, wall_ns)
@@ -174,7 +201,14 @@ class Driver:
         self._deliver_batch(readers[0], effects)
         self._blame(effects)
         self._ask(readers[0], now_ns, effects)
+        effects += self.past.effects(self.peers, now_ns)
         return effects
+
+    def _mind_silence(self) -> None:
+        """Whoever signs looks again when this node may."""
+        if self._was_silent != self.past.is_silent:
+            self._was_silent = not self._was_silent
+            self._stale |= SIGNERS
 
     def _blame(self, effects: list[Effect]) -> None:
         """Tell what was wrong at the door already."""
@@ -258,20 +292,22 @@ class Driver:
             component = COMPONENTS[index]
             reader = readers[component.on_certifications]
             reader.wake_ns = NEVER
-            try:
-                mutations = component.run(reader)
-            except Unavailable:  # a registry version that is not here yet: asked again with it
-                mutations = []
+            mutations = self._asked(component, reader)
             self._deadlines[index] = reader.wake_ns
             self._position = (index + 1) % len(COMPONENTS)
             if not mutations:
                 self._stale &= ~(1 << index)
                 continue
             changes = reader.pool.apply(mutations, now_ns)
+            if component.signs:
+                self.past.made(changes.added)
+            elif not component.on_certifications:
+                self.past.look(changes.added)
             if component.on_certifications:
                 self._emit(changes, effects)
             else:
                 self._apply(changes, effects)
+            self._mind_silence()
             self._notice(reader.pool)
             if self.chain.summaries_seen != self._summaries_seen:
                 self._summaries_seen = self.chain.summaries_seen
@@ -280,12 +316,18 @@ class Driver:
             return True
         return False
 
+    def _asked(self, component: Component, reader: Reader) -> list[Mutation]:
+        """Return what a component wants changed; whoever signs is not asked while we are silent."""
+        if component.signs and self.past.is_silent:
+            return []
+        try:
+            return component.run(reader)
+        except Unavailable:  # a registry version that is not here yet: asked again with it
+            return []
+
     def _assert_at_rest(self, readers: tuple[Reader, Reader]) -> None:
         for component in COMPONENTS:
-            try:
-                left = component.run(readers[component.on_certifications])
-            except Unavailable:
-                continue
+            left = self._asked(component, readers[component.on_certifications])
             assert not left, f"{component.name} was passed over: {left[0]}"
 
     def _apply(self, changes: Changes, effects: list[Effect]) -> None:
@@ -337,6 +379,25 @@ class Driver:
         both = (self.pool, self.certifications)
         return answers.answer(both, self.context.node, kinds, first, last)
 
+    def signed_by(self, node: NodeId, question: Question) -> Signed | None:
+        """Return what this replica holds of a node's signatures; None: it is in another run.
+
+        Also while it is halted, silent, or waits for such answers itself.
+        """
+        if (question.epoch, question.run) != (self.chain.cup.epoch, self.run):
+            return None
+        return signed.held(self.pool, node, question)
+
+    @property
+    def is_old_copy(self) -> bool:
+        """Whether this node knows that it forgot what it signed, and is silent for it."""
+        return self.past.until is not None
+
+    @property
+    def signing(self) -> str:
+        """Whether this node signs, or what it waits for, for people to read."""
+        return self.past.describe()
+
     def own_share_height(self) -> int:
         """Return the highest height for which this node's certification share is in the pool."""
         shares = self.certifications.validated.of_kind(CertificationShare)
@@ -382,7 +443,8 @@ class Driver:
         """Return when the passing of time alone may next make a difference."""
         if self._stale or self.door.faults:
             return now_ns
-        return min(self._wake_ns, self.asking.wake_ns, now_ns + IDLE_NS)
+        wake_ns = min(self._wake_ns, self.asking.wake_ns, self.past.wake_ns())
+        return min(wake_ns, now_ns + IDLE_NS)
 
 
 def _lowest_bit(bits: int) -> int:
@@ -392,12 +454,15 @@ def _lowest_bit(bits: int) -> int:
 __all__ = [
     "AdoptCup",
     "Ask",
+    "AskSigned",
+    "BadAnswer",
     "DeliverCertification",
     "Diverged",
     "Driver",
     "Effect",
     "Execute",
     "FetchState",
+    "FoundOld",
     "Misbehaved",
     "Persist",
     "Send",

@@ -8,6 +8,7 @@ from replica.consensus.delivery import Batch
 from replica.protocol.artifacts import Artifact, Certification
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.ids import Height, NodeId
+from replica.protocol.signed import Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,34 @@ class Misbehaved:
     senders: tuple[NodeId, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class AskSigned:
+    """Ask a peer what it holds of this node's signatures; see `old_copy`."""
+
+    peer: NodeId
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class BadAnswer:
+    """A peer answered that with what is wrong by itself."""
+
+    peer: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundOld:
+    """This node signed what it doesn't know of, last at this height: it is an old copy of itself.
+
+    Told again when more is shown.
+    """
+
+    shown: Height
+    until: Height
+    """It signs nothing until a package lies above this height."""
+
+
 Effect = (
     Persist
     | Send
@@ -84,4 +113,7 @@ Effect = (
     | Ask
     | Diverged
     | Misbehaved
+    | AskSigned
+    | BadAnswer
+    | FoundOld
 )

@@ -63,7 +63,7 @@ def _frames() -> dict[int, Bucket]:
     Artifacts: four times what a peer of a subnet of 40 sends (see `_useless`), and an interval at
     once. Requests of users: more than a subnet executes, all entering at one node. Adverts: two a
     second are sent. Parts of checkpoints, of up to a megabyte: as fast as they can be encrypted.
-    Questions: one a second.
+    Questions, also about what a node signed: one a second, and at once when it connects.
     """
     return {
         wire.ARTIFACT: Bucket(1_600, 16_000),
@@ -71,6 +71,7 @@ def _frames() -> dict[int, Bucket]:
         wire.ADVERT: Bucket(8, 16),
         wire.REQUEST: Bucket(100, 1_000),
         wire.ASK: Bucket(1, 2),
+        wire.SIGNED_REQUEST: Bucket(1, 4),
     }
 
 

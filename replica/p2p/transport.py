@@ -30,6 +30,7 @@ from replica.protocol import artifacts, canonical
 from replica.protocol.artifacts import Artifact
 from replica.protocol.errors import LimitExceeded, Malformed, ReprisError
 from replica.protocol.ids import NodeId
+from replica.protocol.signed import Question, Signed
 from replica.runtime.settings import Secrets
 
 BURST_BYTES = 1 << 16
@@ -70,6 +71,11 @@ class Handlers:
     offered: Callable[[], list[Artifact]]
     answer: Callable[[wire.Ask], list[Artifact]]
     serve_state: Callable[[wire.StateRequest], bytes | None]
+    connected: Callable[[NodeId], None]
+    """A connection to a peer is there: what is sent to it from now on is on its way."""
+    signed_by: Callable[[NodeId, Question], Signed | None]
+    """What is held of a peer's signatures; None: it asks about another run."""
+    signed_answer: Callable[[NodeId, Signed], None]
     log: Callable[[str], None]
     tag: bytes = bytes(artifacts.RUN_TAG_BYTES)
     """Of the run that the replica is in: see `artifacts.run_tag`."""
@@ -85,6 +91,8 @@ class _Link:
     connected: bool = False
     known: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     pending: dict[int, asyncio.Future[bytes | None]] = field(default_factory=dict)
+    signed_number: int | None = None
+    """Of the question about our signatures that the peer has not answered; see `ask_signed`."""
     drop: asyncio.Event = field(default_factory=asyncio.Event)
     evidence: Evidence = field(default_factory=Evidence)
     """What the peer has shown to hold, since it connected."""
@@ -196,6 +204,15 @@ class Transport:
         if link is not None and link.connected:
             self._push(link, wire.record_frame(wire.ASK, question))
 
+    def ask_signed(self, node: NodeId, question: Question) -> None:
+        """Ask a peer for what it holds of our signatures; only the last answer asked for counts."""
+        link = self._links.get(node)
+        if link is not None and link.connected:
+            self._number += 1
+            link.signed_number = self._number
+            request = wire.SignedRequest(self._number, question)
+            self._push(link, wire.record_frame(wire.SIGNED_REQUEST, request))
+
     def blame(self, node: NodeId, subject: str, reason: str, size_bytes: int) -> None:
         """Hold something wrong against a peer. `subject`: of a fixed set, for the log."""
         now_s, link = time.monotonic(), self._links.get(node)
@@ -292,11 +309,13 @@ class Transport:
         link.known.clear()
         link.evidence = Evidence()
         link.drop.clear()
+        link.signed_number = None
         link.connected = True
         for artifact in self.handlers.offered():
             id_, raw = self._encode(artifact)
             self._remember(link, id_)
             self._push(link, raw)
+        self.handlers.connected(link.peer.node)
         writing = asyncio.create_task(self._write_queue(link, writer))
         reading = asyncio.create_task(self._read_responses(link, reader))
         dropping = asyncio.create_task(link.drop.wait())
@@ -328,15 +347,37 @@ class Transport:
         node = link.peer.node
         while True:
             kind, body = await wire.read_frame(reader)
-            if kind != wire.RESPONSE:
-                raise Malformed("a peer that was dialled only answers")
-            response = canonical.decode(wire.StateResponse, body)
-            future = link.pending.get(response.number)
-            if future is not None and not future.done():
-                future.set_result(response.data)
-            else:
+            try:
+                is_awaited = self._take_answer(link, kind, body)
+            except ReprisError as error:
+                self.blame(node, "answer", str(error), len(body))
+                raise
+            if not is_awaited:
                 now_s = time.monotonic()
                 await asyncio.sleep(self._ledger.of(node).nothing(len(body), now_s))
+
+    def _take_answer(self, link: _Link, kind: int, body: bytes) -> bool:
+        """Return whether an answer was waited for. Raises: Malformed, LimitExceeded."""
+        if kind == wire.RESPONSE:
+            return self._take_response(link, canonical.decode(wire.StateResponse, body))
+        if kind == wire.SIGNED_RESPONSE:
+            return self._take_signed(link, wire.read_signed(body))
+        raise Malformed("a peer that was dialled only answers")
+
+    def _take_response(self, link: _Link, response: wire.StateResponse) -> bool:
+        future = link.pending.get(response.number)
+        if future is None or future.done():
+            return False
+        future.set_result(response.data)
+        return True
+
+    def _take_signed(self, link: _Link, response: wire.SignedResponse) -> bool:
+        if response.number != link.signed_number:
+            return False
+        link.signed_number = None
+        if response.answer is not None:
+            self.handlers.signed_answer(link.peer.node, response.answer)
+        return True
 
     # -- being dialled
 
@@ -377,13 +418,13 @@ class Transport:
             now_s = time.monotonic()
             peer = self._ledger.of(link.peer.node)
             pause_s = peer.frame(kind, now_s)
-            if kind == wire.ASK and pause_s:
+            if kind in (wire.ASK, wire.SIGNED_REQUEST) and pause_s:
                 is_useful = False  # once a second is answered
             else:
                 is_useful = self._handle(link, kind, body, writer)
             if not is_useful:
                 pause_s = max(pause_s, peer.nothing(len(body), now_s))
-            if kind == wire.REQUEST:
+            if kind in (wire.REQUEST, wire.SIGNED_REQUEST):
                 await writer.drain()
             frames, size_bytes = frames + 1, size_bytes + len(body)
             if pause_s or frames >= TURN_FRAMES_MAX or size_bytes >= TURN_BYTES_MAX:
@@ -410,6 +451,10 @@ class Transport:
             request = canonical.decode(wire.StateRequest, body)
             response = wire.StateResponse(request.number, self.handlers.serve_state(request))
             writer.write(wire.record_frame(wire.RESPONSE, response))
+        elif kind == wire.SIGNED_REQUEST:
+            asked = canonical.decode(wire.SignedRequest, body)
+            found = wire.SignedResponse(asked.number, self.handlers.signed_by(node, asked.question))
+            writer.write(wire.record_frame(wire.SIGNED_RESPONSE, found))
         else:
             raise Malformed("an answer to nothing")
         return True

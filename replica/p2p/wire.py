@@ -10,14 +10,16 @@ from dataclasses import dataclass
 
 from replica.protocol import canonical
 from replica.protocol.errors import LimitExceeded, Malformed
+from replica.protocol.signed import SIGNED_BYTES_MAX, Question, Signed
 
 FRAME_BYTES_MAX = 8 << 20
 
-ARTIFACT, INGRESS, ADVERT, ASK, REQUEST, RESPONSE = range(1, 7)
+ARTIFACT, INGRESS, ADVERT, ASK, REQUEST, RESPONSE, SIGNED_REQUEST, SIGNED_RESPONSE = range(1, 9)
 
 ADVERTS_MAX = 16
 REQUEST_BYTES_MAX = 4096
 """Adverts, questions and requests are small."""
+SIGNED_RESPONSE_BYTES_MAX = SIGNED_BYTES_MAX + 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +56,38 @@ class StateResponse:
     """None: this peer does not have it."""
 
 
+@dataclass(frozen=True, slots=True)
+class SignedRequest:
+    """Ask for what a peer holds that the asking node signed; see `consensus.old_copy`."""
+
+    number: int
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class SignedResponse:
+    number: int
+    answer: Signed | None
+    """None: this peer is in another run."""
+
+
+def read_signed(body: bytes) -> SignedResponse:
+    """Raises: Malformed, LimitExceeded when it is more than `Signed` allows."""
+    if len(body) > SIGNED_RESPONSE_BYTES_MAX:
+        raise LimitExceeded(f"an answer of {len(body)} bytes")
+    response = canonical.decode(SignedResponse, body)
+    if response.answer is not None:
+        response.answer.check()
+    return response
+
+
 async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Raises: LimitExceeded, Malformed, asyncio.IncompleteReadError."""
     head = await reader.readexactly(5)
     length = int.from_bytes(head[:4], "big")
     if length > FRAME_BYTES_MAX:
         raise LimitExceeded(f"a frame of {length} bytes")
-    if not ARTIFACT <= head[4] <= RESPONSE:
+    if not ARTIFACT <= head[4] <= SIGNED_RESPONSE:
         raise Malformed(f"a frame of unknown kind {head[4]}")
     return head[4], await reader.readexactly(length)
 

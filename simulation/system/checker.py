@@ -14,6 +14,7 @@ from replica.consensus import driver as consensus
 from replica.consensus.delivery import Batch
 from replica.node import Replica
 from replica.protocol.artifacts import (
+    SHARES,
     Artifact,
     Certification,
     CertificationShare,
@@ -87,7 +88,10 @@ class SystemChecker:
         self.nns = NnsChecker()
         self._signed_in: set[Term] = set()
         self._forgetful: set[Term] = set()
-        """Machines that lost their disk after they had signed in an epoch: faulty ones, for it."""
+        """Machines that lost their disk after they had signed in a run: old copies, faulty ones for
+        it. They find out, so they contradict nothing either."""
+        self._found_out: set[int] = set()
+        """Replica processes that told that they are old copies."""
         self._cup_heights: dict[int, int] = {}
         self._certified_heights: dict[int, int] = {}
         """Up to which height a replica process knew of certifications when it last stepped."""
@@ -174,6 +178,11 @@ class SystemChecker:
         match effect:
             case consensus.Send(artifact):
                 self._signed(process, artifact, epoch)
+            case consensus.FoundOld(shown, _):
+                self.system.counts["old copies found out"] += 1
+                self._found_out.add(process.number)
+                if _term(process, real) not in self._forgetful:
+                    raise Violation(f"{process.it.name} lost nothing, and is an old copy ({shown})")
             case consensus.DeliverCertification(certification):
                 height = certification.height
                 check_same(record.roots, height, certification.root, "states")  # S7
@@ -268,8 +277,10 @@ class SystemChecker:
             self._check_share(process, real, artifact)
         term = _term(process, real)
         self._signed_in.add(term)
-        if term not in self._forgetful:
-            self.signatures.note(term, process.it.name, artifact)
+        is_new = isinstance(artifact, SHARES)  # its blocks may come back to it
+        if is_new and process.number in self._found_out and real.driver.is_old_copy:
+            raise Violation(f"{process.it.name} knows that it is an old copy, and signs")
+        self.signatures.note(term, process.it.name, artifact)
 
     def _check_share(
         self, process: ReplicaProcess, real: Replica, share: CertificationShare

@@ -34,11 +34,13 @@ from replica.protocol.attestation import Attestation
 from replica.protocol.cup import CatchUpPackage
 from replica.protocol.errors import MachineFault, ReprisError
 from replica.protocol.ids import Height, NodeId
+from replica.protocol.signed import Question
 from replica.runtime import settings as node_settings
 from replica.runtime import stored_cup
 from replica.runtime.pool_journal import pool_journal_path
 from simulation.adversary import Played
 from simulation.checker import Violation
+from simulation.past import Heedless, lie
 from simulation.scheduler import MS, draw
 from simulation.system.disk import PowerLost
 from simulation.system.fibers import Fiber
@@ -280,6 +282,8 @@ class ReplicaProcess(Process):
             real.space = machine.space
             real.link = self
             real.start_consensus()
+            if system.script_of(machine.index) is not None:
+                real.driver.past = Heedless(real.driver.reader(system.now))
             system.checker.remembers(machine, term, real.driver)
         except (ReprisError, OSError, MachineFault) as error:
             machine.check_disk_error(error)
@@ -452,8 +456,30 @@ class ReplicaProcess(Process):
         for artifact in peer.real.handlers().answer(question):
             self.system.network.answer(peer.machine, self.machine, artifact)
 
+    def ask_signed(self, node: NodeId, question: Question) -> None:
+        peer = next((p for p in self.linked() if p.it.node == node), None)
+        if peer is not None:
+            self.system.after_delay(self, peer, lambda _: self._asked_signed(peer, question))
+
+    def _asked_signed(self, peer: ReplicaProcess, question: Question) -> None:
+        """A peer tells what this node signed, unless its machine stands; some lie."""
+        assert peer.real is not None
+        system, driver = self.system, peer.real.driver
+        if peer.it.paused:
+            return
+        if system.script_of(peer.machine) is None:
+            answer = driver.signed_by(self.it.node, question)
+        else:
+            answer = lie(system.seed, driver, self.it.node, question, system.now)
+        if answer is not None:
+            node = peer.it.node
+            system.after_delay(peer, self, lambda r: r._on_signed_answer(node, answer))
+
     def blame(self, node: NodeId, subject: str, reason: str, size_bytes: int) -> None:
         self.system.counts["invalid artifacts"] += 1
+        machine = self.system.machine_of(node)
+        if subject == "answer" and self.system.script_of(machine) is None:
+            raise Violation(f"{self.it.name} blames an honest node for its answer: {reason} (S22)")
 
     def standings(self) -> dict[NodeId, dict[str, float | int]]:
         return {}

@@ -85,6 +85,9 @@ class System(Scheduler):
         process = machine.replica if machine is not None else None
         return process if process is not None and process.is_up() else None
 
+    def machine_of(self, node: NodeId) -> int:
+        return self._by_node[node].index
+
     # -- between replicas
 
     def _reachable(self, source: int, target: int) -> bool:
@@ -124,6 +127,9 @@ class System(Scheduler):
         for peer in list(process.linked()):
             self.offer(peer, process)
             self.offer(process, peer)
+            for one, other in ((peer, process), (process, peer)):
+                assert one.real is not None
+                one.real._on_connected(other.it.node)
 
     def disconnected(self, process: ReplicaProcess) -> None:
         self.network.reconnected(process.machine)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from nns.genesis import NodeSecrets, _make_node
@@ -13,14 +14,23 @@ from replica.p2p import transport as t
 from replica.p2p import wire
 from replica.p2p.transport import Handlers, Peer, Transport
 from replica.protocol import artifacts
-from replica.protocol.artifacts import Artifact, Tape, TapeShare
+from replica.protocol.artifacts import Artifact, NotarizationShare, Run, Tape, TapeShare
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.ids import Epoch, Height, NodeId
+from replica.protocol.signed import ITEMS_MAX, Question, Signed
 from replica.runtime.settings import Secrets
 
 
 def tape(height: int) -> Tape:
     return Tape(Epoch(1), Height(height), b"s" * 48)
+
+
+QUESTION = Question(Epoch(1), Run("v1", Height(0)), Height(7))
+"""The peers are in this run."""
+
+
+def share(node: NodeId, height: int) -> NotarizationShare:
+    return NotarizationShare(Epoch(1), Height(height), bytes(32), node, b"s" * 48)
 
 
 class Node:
@@ -30,6 +40,9 @@ class Node:
         self.secrets, self.held, self.port = secrets, held, free_port()
         self.got: list[tuple[NodeId, Artifact]] = []
         self.lines: list[str] = []
+        self.connected: list[NodeId] = []
+        self.signed = Signed()
+        self.answers: list[tuple[NodeId, Signed]] = []
         self.useful = True
         self.link: Transport
 
@@ -52,6 +65,9 @@ class Node:
             offered=lambda: list(self.held),
             answer=lambda ask: [a for a in self.held if ask.first <= a.height <= ask.last],
             serve_state=lambda _: None,
+            connected=self.connected.append,
+            signed_by=lambda _node, question: self.signed if question == QUESTION else None,
+            signed_answer=lambda node, answer: self.answers.append((node, answer)),
             log=self.lines.append,
         )
         keys = Secrets(
@@ -107,6 +123,39 @@ def test_what_is_asked_for_is_sent_again() -> None:
             one.link.ask(two.secrets.node, wire.Ask((9,), 0, 500))
         await asyncio.sleep(1.0)
         assert len(one.got) <= 4, "who asks in a loop is answered once a second"
+
+    on_three(test)
+
+
+def test_a_peer_tells_what_it_holds_of_our_signatures_once_a_second() -> None:
+    async def test(one: Node, two: Node, three: Node) -> None:
+        assert set(one.connected) == {two.secrets.node, three.secrets.node}
+        two.signed = Signed(notarization_shares=(share(one.secrets.node, 9),))
+        one.link.ask_signed(two.secrets.node, QUESTION)
+        await until(lambda: one.answers == [(two.secrets.node, two.signed)])
+        one.link.ask_signed(three.secrets.node, replace(QUESTION, epoch=Epoch(2)))
+        for _ in range(20):
+            one.link.ask_signed(two.secrets.node, QUESTION)
+        await asyncio.sleep(1.0)
+        assert len(one.answers) <= 2, "only the last question counts, and few are answered"
+        assert {n for n, _ in one.answers} == {two.secrets.node}, "another run's is no answer"
+
+    on_three(test)
+
+
+def test_an_answer_of_more_than_was_asked_for_costs_the_peer_its_connection() -> None:
+    async def test(one: Node, two: Node, _three: Node) -> None:
+        many = [share(one.secrets.node, h) for h in range(ITEMS_MAX + 1)]
+        two.signed = Signed(notarization_shares=tuple(many))
+        before = one.connected.count(two.secrets.node)
+        one.link.ask_signed(two.secrets.node, QUESTION)
+        await until(lambda: one.connected.count(two.secrets.node) > before)
+        assert not one.answers
+        assert one.link.standings()[two.secrets.node]["faults"] == 1
+        two.signed = two.signed.bounded()
+        one.link.ask_signed(two.secrets.node, QUESTION)
+        await until(lambda: bool(one.answers))
+        assert len(one.answers[0][1].notarization_shares) == ITEMS_MAX
 
     on_three(test)
 
