@@ -20,6 +20,7 @@ from cli.lab import attacks, drills
 from cli.lab import swarm as lab
 from cli.lab.drill import Outcome, patiently
 from cli.lab.layout import Swarm
+from cli.lab.old_snapshot import REST_HEIGHTS
 from cli.output import say
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import Conflict, Malformed, NotFound, Unavailable
@@ -180,11 +181,13 @@ def drill_options(
         raise NotFound(f"no attack {', '.join(unknown)}; there are {', '.join(attacks.NAMES)}")
     if on_nns:
         options = replace(options, nns_nodes=max(nns_nodes or 0, 4), app_nodes=1, attacked="nns")
+    if heights is not None:
+        interval = heights + REST_HEIGHTS
+        options = replace(options, heights_back=heights, interval_blocks=interval)
     return replace(
         options,
         attacks=tuple(attack_names or ()),
         attack_seconds=options.attack_seconds if seconds is None else seconds,
-        heights_back=options.heights_back if heights is None else heights,
     )
 
 

@@ -23,7 +23,7 @@ from cli.lab.loss import subnet_loss
 from cli.lab.membership import membership_change
 from cli.lab.nns_loss import nns_loss
 from cli.lab.nns_stall import nns_stall
-from cli.lab.old_snapshot import old_snapshot
+from cli.lab.old_snapshot import REST_HEIGHTS, old_snapshot
 from cli.lab.repair import canister_failure, governance_failure, root_failure
 from cli.lab.upgrade import upgrade
 from replica.protocol.errors import ReprisError
@@ -106,6 +106,7 @@ SCENARIOS: dict[str, Scenario] = {
         old_snapshot,
         "a node's folder goes back to an old copy, three times; nobody contradicts himself",
         30.0,
+        interval_blocks=lab.Options.heights_back + REST_HEIGHTS,
         is_real_only=True,
     ),
 }

@@ -1,7 +1,8 @@
 """The scenario old-snapshot: a node's folder is put back to a copy that was made while it ran.
 
 So do backups and snapshots of machines. The node has signed since what its disk no longer tells;
-it must not sign the opposite, and must be of use again soon.
+it must not sign the opposite, and must be of use again soon. Copy and end lie in one interval: what
+lies below a catch-up package is never signed again, and would prove nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ BACK_S_MAX = 30.0
 WAIT_S_MAX = 90.0
 COLLECT_S = 0.1
 CLIENTS = 3
+EARLY_SHARE = 8
+"""A copy is made in the first such part of an interval."""
+REST_HEIGHTS = 100
+"""So much of the interval is left when the node goes back."""
 
 
 def old_snapshot(drill: Drill) -> Outcome:
@@ -82,12 +87,15 @@ def _case(drill: Drill, collected: Collected, node: NodeEntry) -> dict[str, Any]
     """Copy a node's data while it runs, let the subnet go on, put the copy back."""
     data, copy = node.folder / "data", drill.folder / f"{node.name}.copy"
     with drill.phases.phase(f"{node.name} goes back") as notes:
+        drill.wait_for("an interval to begin", lambda: _is_early(drill), 180, 0.05)
         # What changes meanwhile is copied as it comes, or not at all.
         subprocess.run(["cp", "-a", str(data), str(copy)], capture_output=True, check=False)
         copied_at = drill.certified_height(drill.swarm.app)
         wanted = copied_at + drill.options.heights_back
-        drill.wait_for("the subnet to go on", lambda: _is_worst_moment(drill, wanted), 180)
-        killed_at = drill.certified_height(drill.swarm.app)
+        drill.wait_for(
+            "the subnet to go on", lambda: drill.certified_height(drill.swarm.app) >= wanted, 180
+        )
+        killed_at, package = drill.certified_height(drill.swarm.app), signed_cup_height(drill)
         drill.supervisor.kill(node.folder)
         drill.wait_for("the node to be down", lambda: drill.status(node) is None, 10)
         collected.collect(node.name, data)
@@ -99,19 +107,23 @@ def _case(drill: Drill, collected: Collected, node: NodeEntry) -> dict[str, Any]
             f"{node.name} to sign again", lambda: signs_above(drill, node, killed_at), WAIT_S_MAX
         )
         back_s = drill.now_s() - start_s
-        notes.append(f"copied at {copied_at}, killed at {killed_at}, signs again {back_s:.1f} s on")
+        notes.append(
+            f"copied at {copied_at}, killed at {killed_at} above the CUP of {package}, "
+            f"signs again {back_s:.1f} s on"
+        )
     return {
         "node": node.name,
         "copied_at": copied_at,
         "killed_at": killed_at,
+        "cup_height": package,
         "back_s": round(back_s, 3),
     }
 
 
-def _is_worst_moment(drill: Drill, wanted: int) -> bool:
-    """Whether a height is reached, and much was signed since the newest package: it covers none."""
-    height = drill.certified_height(drill.swarm.app)
-    return height >= wanted and height - signed_cup_height(drill) > drill.interval_blocks // 2
+def _is_early(drill: Drill) -> bool:
+    """Whether the newest package is so new that hardly anything was signed above it."""
+    since = drill.certified_height(drill.swarm.app) - signed_cup_height(drill)
+    return since <= drill.interval_blocks // EARLY_SHARE
 
 
 @contextmanager
