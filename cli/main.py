@@ -103,6 +103,16 @@ def drill_run(
         bool, typer.Option("--simulated", help="In virtual time, in this process.")
     ] = False,
     seed: Annotated[int, typer.Option(help="With --simulated: what is drawn.", min=0)] = 0,
+    nns: Annotated[bool, typer.Option("--nns", help="bad-member: of the NNS, of four.")] = False,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="bad-member: one of its attacks; default: all.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="bad-member: of each attack; default: 60.", min=1)
+    ] = None,
+    heights: Annotated[
+        int | None, typer.Option(help="old-snapshot: age of the copy; default: 200.", min=1)
+    ] = None,
     kill_offset: Annotated[
         int | None, typer.Option(hidden=True, help="Kill one process in every phase.")
     ] = None,
@@ -113,7 +123,10 @@ def drill_run(
 
         if simulated:
             raise SystemExit(commands.drill_simulated(name, seed, json_))
-        raise SystemExit(commands.drill_run(name, nns_nodes, json_, keep, kill_offset))
+        options = commands.drill_options(
+            name, nns_nodes, on_nns=nns, attack_names=attack, seconds=seconds, heights=heights
+        )
+        raise SystemExit(commands.drill_run(name, options, json_, keep, kill_offset))
 
 
 # --- identity --------------------------------------------------------------------------------

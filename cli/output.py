@@ -52,14 +52,18 @@ def emit(rows: Sequence[dict[str, Any]], output: str, *, key: str, columns: Sequ
         table(ready, columns)
 
 
-def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    """Print aligned columns; plain text, the same in a pipe and on a terminal."""
+def lines(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
+    """Return aligned columns, the heads first."""
     cells = [[str(r.get(c, "")) if r.get(c) is not None else "-" for c in columns] for r in rows]
     heads = [c.upper().replace("_", " ") for c in columns]
     widths = [max(len(x) for x in column) for column in zip(heads, *cells)]
-    for line in [heads, *cells]:
-        text = "  ".join(x.ljust(w) for x, w in zip(line, widths)).rstrip()
-        sys.stdout.write(text + "\n")
+    return ["  ".join(x.ljust(w) for x, w in zip(r, widths)).rstrip() for r in [heads, *cells]]
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Print aligned columns; plain text, the same in a pipe and on a terminal."""
+    for line in lines(rows, columns):
+        sys.stdout.write(line + "\n")
 
 
 def show(value: dict[str, Any], output: str) -> None:

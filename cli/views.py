@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToDict
 
 from cli import context
 from cli import nns_client as nns
-from cli.recovery import detect
+from cli.recovery import detect, flooders, reports
 from cli.recovery import plan as recovery
 from replica.client import local_registry as keys
 from replica.client.agent import Agent
@@ -73,6 +73,10 @@ def subnet_record(folder: Path, text: str) -> dict[str, Any]:
     return dict(decode_record(key, context.records(found).need(key)))
 
 
+FLOOD_WATCH_S = 2.0
+"""For so long at least a subnet is watched: who floods shows between two looks."""
+
+
 def diagnosis(folder: Path, text: str) -> dict[str, Any]:
     """Watch a subnet for as long as its stall limit, unless it moves before."""
     import time
@@ -81,21 +85,21 @@ def diagnosis(folder: Path, text: str) -> dict[str, Any]:
     entry = found.subnet(text)
     records = context.records(found)
     probe = Agent([], found.root_key, timeout_s=2.0)
-    first = detect.certified_height(detect.look(entry, probe))
-    end = time.monotonic() + records.view(entry.id, records.version).stall_limit_ns / 1e9
-    while time.monotonic() < end:
-        reports = detect.look(entry, probe)
-        height = detect.certified_height(reports)
-        if height > first:
-            what = [f"certified height moves: {first}, {height}"]
-            silent = [r.node.name for r in reports if not r.status]
-            if silent:
-                what.append(f"no answer from {', '.join(silent)}")
-            what += detect.crash_loops(reports, probe)
-            state = {"state": detect.RUNNING, "certified_height": height}
-            return {**state, "what": "; ".join(what)}
+    view = records.view(entry.id, records.version)
+    before = detect.look(entry, probe)
+    began = time.monotonic()
+    limit_s = max(view.stall_limit_ns / 1e9, FLOOD_WATCH_S)
+    while time.monotonic() < began + limit_s:
         time.sleep(0.2)
-    judged = detect.diagnose(entry, detect.look(entry, probe), records, probe)
+        after = detect.look(entry, probe)
+        moved = reports.movement(before, after)
+        if moved.is_certifying and time.monotonic() > began + FLOOD_WATCH_S:
+            first, last = moved.certified
+            what = [f"certified height moves: {first}, {last}", *detect.idle_nodes(view, after)]
+            what += detect.crash_loops(after, probe) + flooders.describe(before, after)
+            state = {"state": detect.RUNNING, "certified_height": last}
+            return {**state, "what": "; ".join(what)}
+    judged = detect.diagnose(entry, before, detect.look(entry, probe), records, probe)
     return {
         "state": judged.cause,
         "certified_height": judged.certified_height,

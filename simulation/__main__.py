@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from cli.lab.drills import SCENARIOS
+from cli.lab.drills import SIMULATED
 from simulation import campaign, shrink
 from simulation.plan import ADVERSARIAL_KINDS, KINDS, SYSTEM_KINDS
 
@@ -43,7 +43,7 @@ def run(
     workers: Workers = CORES,
 ) -> None:
     """Run seeds FIRST to FIRST + SEEDS - 1 and report what they met. Exit status 1: a violation."""
-    drills = tuple(SCENARIOS)
+    drills = tuple(SIMULATED)
     known = {name: (name,) for name in campaign.ALONE} | {"all": drills}
     known |= {name: (name,) for name in (campaign.SYSTEM, *drills)}
     if scenario not in known:
@@ -152,8 +152,8 @@ def groups(counts: Counter[str]) -> Iterator[tuple[str, list[str]]]:
     named = sorted(counts)
     for title, kinds in (
         ("faults injected", [k for k in named if k in faults]),
-        ("situations met", [k for k in named if k not in faults and k not in SCENARIOS]),
-        ("drills run", [k for k in named if k in SCENARIOS]),
+        ("situations met", [k for k in named if k not in faults and k not in SIMULATED]),
+        ("drills run", [k for k in named if k in SIMULATED]),
     ):
         if kinds:
             yield title, kinds

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli.lab.drills import SCENARIOS
+from cli.lab.drills import SIMULATED
 from simulation.adversarial import adversarial_plan, size_of
 from simulation.checker import Violation
 from simulation.floods import FLOODS
@@ -141,7 +141,7 @@ RARE_IN_SYSTEM = (
     "asked again",
     "overtaken syncs",
     "on the curve",
-    *SCENARIOS,
+    *SIMULATED,
 )
 """The same of a campaign of whole swarms in which every drill may come up."""
 
@@ -335,7 +335,7 @@ def to_be_met(scenarios: Sequence[str]) -> tuple[str, ...]:
         return RARE
     if ADVERSARIAL in scenarios:
         return RARE_AMONG_ADVERSARIES
-    every_drill = SYSTEM in scenarios or set(SCENARIOS) <= set(scenarios)
+    every_drill = SYSTEM in scenarios or set(SIMULATED) <= set(scenarios)
     return RARE_IN_SYSTEM if every_drill else ()
 
 

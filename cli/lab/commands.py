@@ -11,17 +11,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from cli import nns_client as nns
-from cli.lab import drills
+from cli.lab import attacks, drills
 from cli.lab import swarm as lab
 from cli.lab.drill import Outcome, patiently
 from cli.lab.layout import Swarm
+from cli.lab.old_snapshot import REST_HEIGHTS
 from cli.output import say
 from replica.protocol.crypto.keys import Ed25519Key
-from replica.protocol.errors import Conflict, NotFound, Unavailable
+from replica.protocol.errors import Conflict, Malformed, NotFound, Unavailable
 
 
 def _supervisor_pid(folder: Path) -> int | None:
@@ -122,6 +124,8 @@ def drill_simulated(name: str, seed: int, as_json: bool) -> int:
     """Run a drill in virtual time, with a storm of faults. Return the exit status."""
     if name not in drills.SCENARIOS:
         raise NotFound(f"no scenario {name}; `reprise drill list` shows them")
+    if drills.SCENARIOS[name].is_real_only:
+        raise Malformed(f"{name} is about real processes and disks: run it without --simulated")
     (point,) = entry_points(group="reprise.simulation", name="drill")
     say(f"drill {name}, simulated with seed {seed}: {drills.SCENARIOS[name].what}")
     try:
@@ -135,9 +139,13 @@ def drill_simulated(name: str, seed: int, as_json: bool) -> int:
 
 
 def drill_run(
-    name: str, nns_nodes: int | None, as_json: bool, keep: Path | None, kill_offset: int | None
+    name: str,
+    options: lab.Options,
+    as_json: bool,
+    keep: Path | None,
+    kill_offset: int | None,
 ) -> int:
-    """Return the exit status."""
+    """Return the exit status. `options`: 0 nodes of the NNS stand for the scenario's number."""
     if name not in drills.SCENARIOS:
         raise NotFound(f"no scenario {name}; `reprise drill list` shows them")
     if keep is not None and keep.exists() and any(keep.iterdir()):
@@ -146,11 +154,41 @@ def drill_run(
     budget = scenario.budget_s
     say(f"drill {name}: {scenario.what}")
     keep = keep.resolve() if keep is not None else None
-    options = lab.Options(nns_nodes=nns_nodes or scenario.nns_nodes)
+    options = replace(options, nns_nodes=options.nns_nodes or scenario.nns_nodes)
     outcome = drills.run(name, options, say, keep, kill_offset)
     within = kill_offset is not None or outcome.rto_seconds <= budget
     told = f"RTO {outcome.rto_seconds:.1f} s (budget {budget:.0f} s)"
     return _report(outcome, told, as_json, good=outcome.outcome == "recovered" and within)
+
+
+def drill_options(
+    name: str,
+    nns_nodes: int | None,
+    *,
+    on_nns: bool,
+    attack_names: list[str] | None,
+    seconds: float | None,
+    heights: int | None,
+) -> lab.Options:
+    """Return what a drill is run with. Raises: Malformed for what it knows nothing of."""
+    options = lab.Options(nns_nodes=nns_nodes or 0)
+    if (on_nns or attack_names or seconds is not None) and name != "bad-member":
+        raise Malformed("--nns, --attack and --seconds belong to the drill bad-member")
+    if heights is not None and name != "old-snapshot":
+        raise Malformed("--heights belongs to the drill old-snapshot")
+    unknown = sorted(set(attack_names or ()) - set(attacks.NAMES))
+    if unknown:
+        raise NotFound(f"no attack {', '.join(unknown)}; there are {', '.join(attacks.NAMES)}")
+    if on_nns:
+        options = replace(options, nns_nodes=max(nns_nodes or 0, 4), app_nodes=1, attacked="nns")
+    if heights is not None:
+        interval = heights + REST_HEIGHTS
+        options = replace(options, heights_back=heights, interval_blocks=interval)
+    return replace(
+        options,
+        attacks=tuple(attack_names or ()),
+        attack_seconds=options.attack_seconds if seconds is None else seconds,
+    )
 
 
 def _report(outcome: Outcome, told: str, as_json: bool, *, good: bool) -> int:

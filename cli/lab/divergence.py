@@ -157,13 +157,14 @@ def wait_for_stall(
     """
     limit = drill.refresh().view(subnet.id, drill.records.version).stall_limit_ns / 1e9
     height, since = -1, drill.now_s()
+    before: list[detect.NodeReport] = []
     while True:
         reports = detect.look(subnet, drill.probe)
         now = detect.certified_height(reports)
         if now > height:
-            height, since = now, drill.now_s()
+            height, since, before = now, drill.now_s(), reports
         elif drill.now_s() - since > limit:
-            found = detect.diagnose(subnet, reports, drill.records, drill.probe)
+            found = detect.diagnose(subnet, before, reports, drill.records, drill.probe)
             if found.cause in (*expected, detect.HALTED):
                 return found
             if drill.now_s() - since > limit + 30:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.lab import swarm as lab
+from cli.lab.bad_member import bad_member
 from cli.lab.catch_up import node_catch_up
 from cli.lab.divergence import subnet_divergence
 from cli.lab.drill import Drill, Outcome, Say, node_rows
@@ -22,6 +23,7 @@ from cli.lab.loss import subnet_loss
 from cli.lab.membership import membership_change
 from cli.lab.nns_loss import nns_loss
 from cli.lab.nns_stall import nns_stall
+from cli.lab.old_snapshot import REST_HEIGHTS, old_snapshot
 from cli.lab.repair import canister_failure, governance_failure, root_failure
 from cli.lab.upgrade import upgrade
 from replica.protocol.errors import ReprisError
@@ -37,6 +39,8 @@ class Scenario:
     spare_nodes: int = 0
     interval_blocks: int = 100
     """Heights from one CUP to the next; fewer where several CUPs have to pass."""
+    is_real_only: bool = False
+    """Whether it is about processes or copies of folders, of which simulations have none."""
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -92,7 +96,21 @@ SCENARIOS: dict[str, Scenario] = {
         nns_nodes=4,
         spare_nodes=2,
     ),
+    "bad-member": Scenario(
+        bad_member,
+        "one node of four attacks with its real keys, in every way; the others go on",
+        10.0,
+        is_real_only=True,
+    ),
+    "old-snapshot": Scenario(
+        old_snapshot,
+        "a node's folder goes back to an old copy, three times; nobody contradicts himself",
+        30.0,
+        interval_blocks=lab.Options.heights_back + REST_HEIGHTS,
+        is_real_only=True,
+    ),
 }
+SIMULATED = {name: scenario for name, scenario in SCENARIOS.items() if not scenario.is_real_only}
 
 
 def run(

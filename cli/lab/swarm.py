@@ -82,6 +82,14 @@ class Options:
     """SHA-256 of bundles that may run on the application subnet, besides the journal."""
     journal_entries: int = 400
     """How many entries a drill on state sync writes first."""
+    heights_back: int = 200
+    """How old the copy is that a drill puts back."""
+    attacked: str = "app"
+    """The subnet of which a drill's bad member is one."""
+    attacks: tuple[str, ...] = ()
+    """What it does, by name; empty: all that it can."""
+    attack_seconds: float = 60.0
+    """How long it does each."""
     trace: bool = False
     """Whether replicas note which release executed which block."""
 

@@ -22,6 +22,9 @@ SLOWED_S = 0.05
 BARRED_S_MIN, BARRED_S_MAX = 1.0, 60.0
 FORGIVEN_S = 300.0
 """After so long without being disconnected a peer is barred for the shortest time again."""
+DIALS_A_SECOND, DIALS_BURST = 1.0, 32.0
+"""A peer that is up dials once; one that is cut off again and again every two seconds at last, and
+five times in the first two."""
 PAUSE_S_MAX = 2.0
 """As long as the largest frame takes at the rate of bytes that may lead to nothing."""
 LOG_S = 60.0
@@ -86,11 +89,22 @@ class Standing:
     slowed: int = 0
     """Frames before which reading paused."""
     disconnections: int = 0
+    refused_dials: int = 0
+    """Connections that it opened beyond `DIALS_A_SECOND`."""
     barred_until_s: float = 0.0
     _at_s: float = 0.0
     _barred_s: float = 0.0
     _useless: tuple[Bucket, Bucket] = field(default_factory=_useless)
     _frames: dict[int, Bucket] = field(default_factory=_frames)
+    _dials: Bucket = field(default_factory=lambda: Bucket(DIALS_A_SECOND, DIALS_BURST))
+
+    def dial(self, now_s: float) -> bool:
+        """Note that it opened a connection; return whether that is read from."""
+        if self._dials.take(1, now_s) == 0.0:
+            return True
+        self._dials.level += 1  # nothing was taken: it may come back as soon as it waits
+        self.refused_dials += 1
+        return False
 
     def fault(self, size_bytes: int, now_s: float) -> bool:
         """Note what was wrong by itself; return whether the peer is to be disconnected."""
@@ -132,6 +146,7 @@ class Standing:
             "useless_frames": self.useless,
             "slowed_frames": self.slowed,
             "disconnections": self.disconnections,
+            "refused_dials": self.refused_dials,
             "refused_for_s": round(max(0.0, self.barred_until_s - now_s), 1),
         }
 

@@ -389,7 +389,7 @@ class Transport:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         node = self._node_of(writer)
         link = self._links.get(node) if node is not None else None
-        if node is None or link is None or self._ledger.of(node).is_barred(time.monotonic()):
+        if node is None or link is None or not self._is_let_in(node, time.monotonic()):
             writer.close()
             return
         link.incoming.append(writer)
@@ -405,6 +405,10 @@ class Transport:
             link.incoming.remove(writer)
             with contextlib.suppress(OSError):
                 writer.close()
+
+    def _is_let_in(self, node: NodeId, now_s: float) -> bool:
+        peer = self._ledger.of(node)
+        return peer.dial(now_s) and not peer.is_barred(now_s)
 
     async def _read_frames(
         self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

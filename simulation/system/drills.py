@@ -45,7 +45,7 @@ WEIGHTS = {
     "nns-loss": 1,
 }
 """How often each is drawn when a seed may choose."""
-assert set(WEIGHTS) == set(lab.SCENARIOS), "every drill can be simulated"
+assert set(WEIGHTS) == set(lab.SIMULATED), "what is drawn is what can be simulated"
 
 
 def drawn(seed: int) -> str:
@@ -79,7 +79,7 @@ def _run_on(system: System, name: str, say: Callable[[str], None]) -> Outcome:
     outcomes: list[Outcome] = []
 
     def work() -> None:
-        options = replace(OPTIONS, nns_nodes=lab.SCENARIOS[name].nns_nodes)
+        options = replace(OPTIONS, nns_nodes=lab.SIMULATED[name].nns_nodes)
         with system.fibers.acting(OPERATOR):
             outcomes.append(lab.run(name, options, say, folder, ground=SimulatedGround(system)))
 

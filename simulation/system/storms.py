@@ -9,7 +9,7 @@ its state, that node's is false in some.
 
 from __future__ import annotations
 
-from cli.lab.drills import SCENARIOS
+from cli.lab.drills import SIMULATED
 from simulation.plan import Fault, Plan
 from simulation.scheduler import MS, SECOND, draw
 
@@ -38,7 +38,7 @@ WITHOUT_THE_FOURTH = ("subnet-divergence", "nns-stall")
 
 def storm(name: str, seed: int) -> Plan:
     """Draw the network, and what goes wrong during a drill."""
-    scenario = SCENARIOS[name]
+    scenario = SIMULATED[name]
     nns, app = scenario.nns_nodes, 4
     faults: list[Fault] = []
     count = 1 + int(draw(seed, "faults") * FAULTS_MAX)

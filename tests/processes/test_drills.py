@@ -214,3 +214,24 @@ def test_a_lost_nns_goes_on_with_a_new_root_key() -> None:
     outcome = drill("nns-loss")
     assert outcome["height_after"] > outcome["height_before"] + 70
     assert phase_names(outcome)[-3:] == ["sync", "govern again", "verify"]
+
+
+def test_one_bad_member_is_borne_and_named() -> None:
+    """Two attacks, briefly; `reprise drill run bad-member` makes all of them, a minute each."""
+    attacks = ("--attack", "orphan-blocks", "--attack", "wrong-signatures")
+    outcome = drill("bad-member", *attacks, "--seconds", "6")
+    calm, *cases = outcome["cases"]
+    assert [c["attack"] for c in cases] == ["orphan-blocks", "wrong-signatures"]
+    for case in cases:
+        assert case["frames"] > 100, "it attacks"
+        assert case["over"] == "" and case["named_by"] >= 2, case
+    assert calm["blocks_a_second"] > 1 and outcome["rto_seconds"] < 10
+
+
+def test_nodes_that_go_back_to_an_old_copy_contradict_nothing() -> None:
+    outcome = drill("old-snapshot", "--heights", "60")
+    *cases, total = outcome["cases"]
+    assert len({c["node"] for c in cases}) == 3
+    assert all(c["back_s"] < 30 for c in cases)
+    assert all(c["killed_at"] >= c["copied_at"] + 60 for c in cases)
+    assert total == {"contradictions": 0}

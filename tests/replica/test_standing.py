@@ -74,3 +74,19 @@ def test_a_peer_and_subject_have_one_line_a_minute() -> None:
     lines = [ledger.line(b"p", "Beacon", f"wrong {i}", i / 10) for i in range(1000)]
     assert [text for text in lines if text] == ["wrong 0", "wrong 600 (599 more since)"]
     assert ledger.line(b"q", "Beacon", "other", 1.0) == "other"
+
+
+def test_who_dials_in_a_loop_is_let_in_once_a_second() -> None:
+    peer = Standing()
+    let_in = sum(peer.dial(i / 100) for i in range(6000))
+    assert let_in <= 32 + 60 + 1
+    assert peer.plain(60.0)["refused_dials"] == 6000 - let_in
+    assert peer.dial(62.0), "it comes back as soon as it waits"
+
+
+def test_who_dials_as_a_peer_does_that_is_cut_off_is_let_in() -> None:
+    peer, now_s, pause_s = Standing(), 0.0, 0.1
+    for _ in range(500):
+        assert peer.dial(now_s)
+        now_s += pause_s
+        pause_s = min(2 * pause_s, 2.0)

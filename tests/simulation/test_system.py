@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.lab.drills import SCENARIOS
+from cli.lab.drills import SIMULATED
 from replica.protocol import cbor, envelope
 from replica.protocol.ids import ANONYMOUS, REGISTRY
 from simulation import mutants
@@ -23,7 +23,7 @@ from simulation.system.swarm import System
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", SIMULATED)
 def test_a_drill_in_a_storm(name: str) -> None:
     outcome, met = drills.run(name, 1)
     assert outcome.state_preserved and not outcome.error
