@@ -1,0 +1,75 @@
+"""`make drill-disks`: real file systems, real processes, and what disks do.
+
+Prints a table, or JSON. Exit status: 1 when a case failed, 2 when nothing could be run here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cli.lab.disks import cuts, faults, full, rot
+from cli.lab.disks.cases import Case
+from cli.lab.disks.tools import why_no_images, why_no_injection
+from cli.output import say, table
+
+COLUMNS = ("part", "name", "ok", "healthy_after_s", "entries", "contradictions", "took_s", "note")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m cli.lab.disks", description=__doc__)
+    parser.add_argument("--cuts", type=int, default=20, help="power cuts, a quarter after `up`")
+    parser.add_argument("--faults", type=int, default=20, help="system calls that fail")
+    parser.add_argument("--rot", type=int, default=3, help="random bytes over databases")
+    parser.add_argument("--full", type=int, default=1, help="four of four disks full")
+    parser.add_argument("--seed", type=int, default=0, help="draws when power is cut")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was begun is put away
+    asked = _arguments()
+    missing: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="reprise-disks-") as work:
+        cases = list(_cases(asked, Path(work), missing))
+    if asked.json:
+        plain = {"missing": missing, "cases": [c.to_plain() for c in cases]}
+        sys.stdout.write(json.dumps(plain, indent=1) + "\n")
+    else:
+        table([c.to_plain() for c in cases], COLUMNS)
+    good = sum(c.ok for c in cases)
+    say(f"{good} of {len(cases)} cases are good" + "".join(f"; skipped: {m}" for m in missing))
+    if not cases and missing:
+        return 2
+    return 0 if good == len(cases) else 1
+
+
+def _cases(asked: argparse.Namespace, work: Path, missing: list[str]) -> Iterator[Case]:
+    draw = random.Random(asked.seed)
+    no_images = why_no_images() if asked.cuts or asked.full else ""
+    fresh = asked.cuts // 4
+    if asked.cuts and no_images:
+        missing.append(f"power cuts ({no_images}): torn writes and kills take their place")
+        fresh = 0
+    yield from cuts.when_fresh(work, fresh)
+    yield from cuts.under_load(work, asked.cuts - fresh, draw, not no_images)
+    if asked.faults and (why := why_no_injection()):
+        missing.append(f"failing system calls ({why})")
+    else:
+        yield from faults.injected(work, asked.faults)
+    yield from rot.rotten(work, asked.rot)
+    if asked.full and no_images:
+        missing.append(f"full disks ({no_images})")
+    else:
+        yield from full.full(work, asked.full)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
