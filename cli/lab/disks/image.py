@@ -27,11 +27,11 @@ class Image:
     def __init__(self, path: Path, mount_point: Path, size_bytes: int) -> None:
         self.path, self.mount_point, self.size_bytes = path, mount_point, size_bytes
 
-    def make(self) -> None:
-        """Make an empty file system and mount it. Raises: Unavailable."""
+    def make(self, *options: str) -> None:
+        """Make a file system with options of mkfs.ext4, and mount it. Raises: Unavailable."""
         with open(self.path, "wb") as file:
             file.truncate(self.size_bytes)
-        run(["mkfs.ext4", "-q", "-F", "-m", "0", str(self.path)])
+        run(["mkfs.ext4", "-q", "-F", "-m", "0", *options, str(self.path)])
         self.mount()
 
     def mount(self) -> None:
