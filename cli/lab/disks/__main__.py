@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cli.lab.disks import cuts, faults, full, rot
-from cli.lab.disks.cases import Case
+from cli.lab.disks.cases import Case, Work
 from cli.lab.disks.tools import why_no_images, why_no_injection
 from cli.output import say, table
 
@@ -28,6 +28,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=20, help="system calls that fail")
     parser.add_argument("--rot", type=int, default=3, help="random bytes over databases")
     parser.add_argument("--full", type=int, default=1, help="four of four disks full")
+    parser.add_argument("--patience", type=float, default=1.0, help="bounds in time, times this")
     parser.add_argument("--seed", type=int, default=0, help="draws when power is cut")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -37,21 +38,28 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was begun is put away
     asked = _arguments()
     missing: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="reprise-disks-") as work:
-        cases = list(_cases(asked, Path(work), missing))
-    if asked.json:
-        plain = {"missing": missing, "cases": [c.to_plain() for c in cases]}
-        sys.stdout.write(json.dumps(plain, indent=1) + "\n")
-    else:
-        table([c.to_plain() for c in cases], COLUMNS)
-    good = sum(c.ok for c in cases)
-    say(f"{good} of {len(cases)} cases are good" + "".join(f"; skipped: {m}" for m in missing))
+    cases: list[Case] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="reprise-disks-") as work:
+            cases.extend(_cases(asked, Work(Path(work), asked.patience), missing))
+    finally:
+        _show(cases, missing, asked.json)
     if not cases and missing:
         return 2
-    return 0 if good == len(cases) else 1
+    return 0 if all(c.ok for c in cases) else 1
 
 
-def _cases(asked: argparse.Namespace, work: Path, missing: list[str]) -> Iterator[Case]:
+def _show(cases: list[Case], missing: list[str], as_json: bool) -> None:
+    rows = [c.to_plain() for c in cases]
+    if as_json:
+        sys.stdout.write(json.dumps({"missing": missing, "cases": rows}, indent=1) + "\n")
+    else:
+        table(rows, COLUMNS)
+    good = sum(c.ok for c in cases)
+    say(f"{good} of {len(cases)} cases are good" + "".join(f"; skipped: {m}" for m in missing))
+
+
+def _cases(asked: argparse.Namespace, work: Work, missing: list[str]) -> Iterator[Case]:
     draw = random.Random(asked.seed)
     no_images = why_no_images() if asked.cuts or asked.full else ""
     fresh = asked.cuts // 4

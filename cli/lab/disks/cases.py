@@ -39,16 +39,24 @@ class Case:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Work:
+    """Where swarms have their places, and how patient the drill is with them."""
+
+    folder: Path
+    patience: float
+
+
 Step = tuple[str, Callable[[Stand, Image | None, Case], None]]
 """A case's name, and what is done: raises what `attempt` takes for a failure."""
 
 
 @contextmanager
-def place(work: Path, *, with_image: bool) -> Iterator[tuple[Stand, Image | None]]:
+def place(work: Work, *, with_image: bool) -> Iterator[tuple[Stand, Image | None]]:
     """Yield a place for a swarm, on a file system of its own if it may: nothing of it is left."""
-    folder = Path(tempfile.mkdtemp(prefix="swarm-", dir=work))
+    folder = Path(tempfile.mkdtemp(prefix="swarm-", dir=work.folder))
     image = Image(folder / "image", folder / "disk", IMAGE_BYTES) if with_image else None
-    stand = Stand(folder / "disk" / "swarm")
+    stand = Stand(folder / "disk" / "swarm", work.patience)
     try:
         if image is not None:
             image.make()
@@ -63,11 +71,11 @@ def place(work: Path, *, with_image: bool) -> Iterator[tuple[Stand, Image | None
             shutil.rmtree(folder)
 
 
-def series(part: str, work: Path, todo: list[Step], *, with_image: bool = False) -> Iterator[Case]:
+def series(part: str, work: Work, todo: list[Step], *, with_image: bool = False) -> Iterator[Case]:
     """Do one case after another with one swarm; after one that failed, with a new one."""
     while todo:
         with place(work, with_image=with_image) as (stand, image):
-            up = attempt(part, "up", stand, lambda _, s=stand: s.up() and None)  # type: ignore[misc]
+            up = attempt(part, "up", stand, lambda _, s=stand: s.begin())  # type: ignore[misc]
             if not up.ok:
                 todo = todo[1:]
                 yield up
@@ -88,7 +96,8 @@ def attempt(part: str, name: str, stand: Stand, do: Callable[[Case], None]) -> C
         case.ok = True
     except (ReprisError, CallRejected, OSError, subprocess.SubprocessError) as error:
         kept = stand.keep_logs()
-        case.note = f"{case.note}; {error}; logs are in {kept}".lstrip("; ")
+        why = " ".join(str(error).split())
+        case.note = f"{case.note}; {why}; logs are in {kept}".lstrip("; ")
     case.entries = stand.entries
     case.contradictions = len(stand.witness.contradictions())
     case.took_s = round(time.monotonic() - begin, 1)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from cli.lab.disks.cases import Case, Step, attempt, place, series
+from cli.lab.disks.cases import Case, Step, Work, attempt, place, series
 from cli.lab.disks.image import Image
 from cli.lab.disks.stand import Stand
 
@@ -26,7 +26,7 @@ RELEASES = (".py", ".pyi", ".did", ".toml", ".mako", ".typed")
 """Ends of files that may be empty in a release; logs may be, too."""
 
 
-def under_load(work: Path, count: int, draw: random.Random, with_image: bool) -> Iterator[Case]:
+def under_load(work: Work, count: int, draw: random.Random, with_image: bool) -> Iterator[Case]:
     """Cut one swarm's power again and again."""
     cuts = [(draw.uniform(*LOAD_S), draw.randint(*TORN_BYTES)) for _ in range(count)]
     what = "under load" if with_image else "torn writes under load"
@@ -34,7 +34,7 @@ def under_load(work: Path, count: int, draw: random.Random, with_image: bool) ->
     return series("cut", work, todo, with_image=with_image)
 
 
-def when_fresh(work: Path, count: int) -> Iterator[Case]:
+def when_fresh(work: Work, count: int) -> Iterator[Case]:
     """Cut a swarm's power right after the command said that it is healthy; each time a new one."""
     for number in range(count):
         with place(work, with_image=True) as (stand, image):
@@ -62,7 +62,7 @@ def _back(stand: Stand, case: Case) -> None:
     case.healthy_after_s = round(took + stand.wait_healthy(), 1)
     if not stand.writers:
         stand.load()
-    stand.wait_for_entries(3, 30)
+    stand.wait_for_entries()
     stand.verify()
 
 

@@ -14,11 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from cli.lab.disks.cases import Case, Step, series
+from cli.lab.disks.cases import Case, Step, Work, series
 from cli.lab.disks.image import Image
 from cli.lab.disks.stand import Stand
 from cli.lab.layout import NodeEntry
-from cli.lab.swarm import wait_for
 from replica.protocol.errors import Unavailable
 
 MET_S_MAX = 40.0
@@ -73,7 +72,7 @@ FAULTS = (
 """So ordered that the first few are of many kinds."""
 
 
-def injected(work: Path, count: int) -> Iterator[Case]:
+def injected(work: Work, count: int) -> Iterator[Case]:
     """Have one node after another meet a fault, while the swarm runs under load."""
     todo: list[Step] = []
     for number in range(count):
@@ -85,7 +84,7 @@ def injected(work: Path, count: int) -> Iterator[Case]:
 def _meet(fault: Fault, index: int, stand: Stand, _: Image | None, case: Case) -> None:
     node = stand.swarm.app.nodes[index]
     stand.load()
-    stand.wait_for_entries(3, 30)
+    stand.wait_for_entries()
     stand.look_for(LOAD_S)
     pid, at = _victim(fault, node, stand), stand.folder.parent / "strace.out"
     with open(at, "w") as output:
@@ -93,7 +92,7 @@ def _meet(fault: Fault, index: int, stand: Stand, _: Image | None, case: Case) -
             _strace(fault, node, pid), stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
-        wait_for(f"{fault.name} to be met", lambda: MARK in at.read_text(), MET_S_MAX, 0.02)
+        stand.wait_for(f"{fault.name} to be met", lambda: MARK in at.read_text(), MET_S_MAX)
     finally:
         _let_go(tracer)
     stand.look()
@@ -101,7 +100,7 @@ def _meet(fault: Fault, index: int, stand: Stand, _: Image | None, case: Case) -
     times = at.read_text().count(MARK)
     now = stand.replica(node) if fault.process == "replica" else stand.orchestrator(node)
     case.note = f"met {times} times; " + ("ran on" if now == pid else "started anew")
-    stand.wait_for_entries(3, 30)
+    stand.wait_for_entries()
     stand.verify()
 
 
@@ -121,7 +120,7 @@ def _victim(fault: Fault, node: NodeEntry, stand: Stand) -> int:
     if not fault.when_started:
         return before
     os.kill(before, signal.SIGKILL)
-    wait_for(f"another {fault.process}", lambda: find(node) not in (None, before), 20, 0.01)
+    stand.wait_for(f"another {fault.process}", lambda: find(node) not in (None, before), 20)
     return find(node) or before
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from cli.lab import workload
-from cli.lab.disks.cases import Case, attempt, place
+from cli.lab.disks.cases import Case, Work, attempt, place
 from cli.lab.disks.image import Image
 from cli.lab.disks.stand import Stand
 from cli.lab.disks.tools import run
@@ -24,7 +24,7 @@ FULL_S = 15.0
 GOES_ON_S_MAX = 10.0
 
 
-def full(work: Path, count: int) -> Iterator[Case]:
+def full(work: Work, count: int) -> Iterator[Case]:
     for number in range(count):
         with place(work, with_image=False) as (stand, _):
             disks: list[Image] = []
@@ -39,7 +39,7 @@ def full(work: Path, count: int) -> Iterator[Case]:
 
 
 def _fill_up(stand: Stand, disks: list[Image], case: Case) -> None:
-    stand.up()
+    stand.begin()
     stand.down()
     for node in stand.swarm.app.nodes:
         disks.append(_moved(node.folder))
@@ -50,9 +50,7 @@ def _fill_up(stand: Stand, disks: list[Image], case: Case) -> None:
     reads, silent = _stay_full(stand, disks)
     for disk in disks:
         _filler(disk).unlink()
-    begin = time.monotonic()
-    stand.wait_for_entries(1, 60)
-    went_on = time.monotonic() - begin
+    went_on = stand.wait_for_entries(1, 60)
     case.healthy_after_s = round(went_on + stand.wait_healthy(), 1)
     case.note = (
         f"{reads} reads answered, {silent} not; goes on {went_on:.1f} s after there is space"

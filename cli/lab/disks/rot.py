@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 from cli.lab import workload
-from cli.lab.disks.cases import Case, Step, series
+from cli.lab.disks.cases import Case, Step, Work, series
 from cli.lab.disks.image import Image
 from cli.lab.disks.stand import Stand
 from cli.lab.layout import NodeEntry
@@ -24,7 +23,7 @@ FILLED_ENTRIES = 600
 READ_AT_ONCE = 50
 
 
-def rotten(work: Path, count: int) -> Iterator[Case]:
+def rotten(work: Work, count: int) -> Iterator[Case]:
     """Let so many of the cases happen, one after the other, with one swarm."""
     todo: list[Step] = []
     for number in range(count):
@@ -48,7 +47,7 @@ def _rot(victims: Sequence[int], stand: Stand, _: Image | None, case: Case) -> N
     case.note = f"{sum(sizes) >> 20} MiB; {noticed} of {len(nodes)} started anew; {calls} reads"
     if not noticed:
         raise NotVerified("no node read what was spoilt: nothing is shown")
-    stand.wait_for_entries(3, 30)
+    stand.wait_for_entries()
     stand.verify()
 
 
@@ -78,6 +77,6 @@ def _read_all(stand: Stand) -> int:
     starts = range(0, FILLED_ENTRIES, READ_AT_ONCE)
     for start in starts:
         arg = workload.encode("page", {"start": start, "limit": READ_AT_ONCE})
-        agent.call(stand.swarm.journal, "page", arg, wait_s=60.0)
+        agent.call(stand.swarm.journal, "page", arg, wait_s=60.0 * stand.patience)
     agent.close()
     return len(starts)

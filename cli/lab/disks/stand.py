@@ -1,6 +1,6 @@
 """A swarm of 1 + 4 nodes that a drill on disks does its worst to, seen as an operator sees it.
 
-It is brought up by the command, as a person would, and each process of it is found by the folder
+The command brings it up, as for a person, and each process of it is found by the folder
 that it names: nothing else is ever ended.
 """
 
@@ -13,38 +13,64 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cli.lab import swarm as lab
 from cli.lab import workload
 from cli.lab.disks.tools import run
 from cli.lab.disks.witness import Witness
 from cli.lab.layout import NodeEntry, SubnetEntry, Swarm
-from cli.lab.swarm import wait_for
 from replica.protocol.crypto.keys import Ed25519Key
 from replica.protocol.errors import NotVerified, ReprisError, Unavailable
 
 UP_S_MAX = 150.0
 HEALTHY_S_MAX = 60.0
+ENTRIES_S_MAX = 30.0
 ENDED_S_MAX = 15.0
 LOOK_EVERY_S = 1.0
 """Pools keep at least 50 heights below a package, which take longer than this to make."""
 WRITERS = 3
+INTERVAL_BLOCKS = 40
+NOTARY_DELAY_MS = 40
 
 
 class Stand:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, patience: float = 1.0) -> None:
+        """`patience`: every bound in time is so many times as long."""
+        self.folder, self.patience = folder, patience
         self.witness = Witness()
         self.writers: list[workload.Writer] = []
         self._heights: dict[str, int] = {}
 
     # -- the swarm
 
+    def begin(self) -> None:
+        """Make a swarm with short intervals, so that faults meet checkpoints, and bring it up.
+
+        Raises: Unavailable.
+        """
+        delay_ms = int(NOTARY_DELAY_MS * self.patience)
+        options = lab.Options(interval_blocks=INTERVAL_BLOCKS, notary_delay_ms=delay_ms)
+        lab.create(self.folder, options)
+        self.up()
+        self.wait_healthy()
+        lab.initialize(self.swarm, lambda _: None)
+
     def up(self) -> float:
-        """Bring the swarm up; return how long the command took. Raises: Unavailable."""
+        """Bring the swarm up; return how long the command took.
+
+        It may give up waiting for a swarm that it started again: `wait_healthy` judges that.
+        Raises: Unavailable.
+        """
         begin = time.monotonic()
-        run(self._command("up"), UP_S_MAX)
+        is_new = not (self.folder / "swarm.json").exists()
+        try:
+            run(self._command("up"), UP_S_MAX * self.patience)
+        except Unavailable:
+            if is_new or not self.pids("cli.lab.supervisor"):
+                raise
         self.swarm = Swarm.load(self.folder)
         self.probe = self.swarm.probe(2.0)
         return time.monotonic() - begin
@@ -109,10 +135,15 @@ class Stand:
         """How many entries were acknowledged, certified, since the beginning."""
         return sum(w.count for w in self.writers)
 
-    def wait_for_entries(self, more: int, timeout_s: float) -> float:
+    def wait_for_entries(self, more: int = 3, timeout_s: float = ENTRIES_S_MAX) -> float:
         """Wait until so many more are acknowledged; return how long. Raises: Unavailable."""
-        begin, count = time.monotonic(), self.entries
-        wait_for("the clients", lambda: self.entries >= count + more, timeout_s, 0.05)
+        count = self.entries
+        return self.wait_for("the clients", lambda: self.entries >= count + more, timeout_s)
+
+    def wait_for(self, what: str, condition: Callable[[], bool], timeout_s: float) -> float:
+        """Wait until something is so; return how long. Raises: Unavailable."""
+        begin = time.monotonic()
+        lab.wait_for(what, condition, timeout_s * self.patience, 0.02)
         return time.monotonic() - begin
 
     def stop_load(self) -> None:
@@ -166,13 +197,13 @@ class Stand:
         except ReprisError:
             return None
 
-    def wait_healthy(self, timeout_s: float = HEALTHY_S_MAX) -> float:
+    def wait_healthy(self) -> float:
         """Wait until each node signs above all that was certified before; return how long.
 
         Raises: Unavailable, with what is wrong where.
         """
-        begin = time.monotonic()
-        looked = begin
+        timeout_s = HEALTHY_S_MAX * self.patience
+        begin = looked = time.monotonic()
         while ailing := self.ailments():
             if time.monotonic() > begin + timeout_s:
                 raise Unavailable(f"after {timeout_s:.0f} s: " + "; ".join(ailing))
