@@ -26,6 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cli.lab.disks", description=__doc__)
     parser.add_argument("--cuts", type=int, default=20, help="power cuts, a quarter after `up`")
     parser.add_argument("--faults", type=int, default=20, help="system calls that fail")
+    parser.add_argument("--first", type=int, default=0, help="the first of these calls")
     parser.add_argument("--rot", type=int, default=3, help="random bytes over databases")
     parser.add_argument("--full", type=int, default=1, help="four of four disks full")
     parser.add_argument("--patience", type=float, default=1.0, help="bounds in time, times this")
@@ -66,12 +67,12 @@ def _cases(asked: argparse.Namespace, work: Work, missing: list[str]) -> Iterato
     if asked.cuts and no_images:
         missing.append(f"power cuts ({no_images}): torn writes and kills take their place")
         fresh = 0
-    yield from cuts.when_fresh(work, fresh)
     yield from cuts.under_load(work, asked.cuts - fresh, draw, not no_images)
+    yield from cuts.when_fresh(work, fresh)
     if asked.faults and (why := why_no_injection()):
         missing.append(f"failing system calls ({why})")
     else:
-        yield from faults.injected(work, asked.faults)
+        yield from faults.injected(work, asked.first, asked.faults)
     yield from rot.rotten(work, asked.rot)
     if asked.full and no_images:
         missing.append(f"full disks ({no_images})")

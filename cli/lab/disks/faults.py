@@ -72,10 +72,10 @@ FAULTS = (
 """So ordered that the first few are of many kinds."""
 
 
-def injected(work: Work, count: int) -> Iterator[Case]:
+def injected(work: Work, first: int, count: int) -> Iterator[Case]:
     """Have one node after another meet a fault, while the swarm runs under load."""
     todo: list[Step] = []
-    for number in range(count):
+    for number in range(first, first + count):
         fault = FAULTS[number % len(FAULTS)]
         todo.append((f"app-{number % 4} {fault.name}", partial(_meet, fault, number % 4)))
     return series("fault", work, todo)

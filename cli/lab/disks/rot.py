@@ -17,9 +17,9 @@ VICTIMS: tuple[tuple[int, ...], ...] = ((2,), (1,), (1, 2))
 PAGE_BYTES = 4096
 SPARED_PAGES = 5
 """The schema is there: what rots is rows."""
-CLIENTS, PAD = 24, 7_680
-FILLED_ENTRIES = 600
-"""More than a database keeps in memory, so that reading meets the disk."""
+CLIENTS, PAD = 30, 3_840
+FILLED_ENTRIES = 900
+"""3.5 MB: more than a database keeps in memory (2 MB), so that reading meets the disk."""
 READ_AT_ONCE = 50
 
 

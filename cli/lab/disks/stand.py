@@ -138,7 +138,18 @@ class Stand:
     def wait_for_entries(self, more: int = 3, timeout_s: float = ENTRIES_S_MAX) -> float:
         """Wait until so many more are acknowledged; return how long. Raises: Unavailable."""
         count = self.entries
-        return self.wait_for("the clients", lambda: self.entries >= count + more, timeout_s)
+
+        def are_there() -> bool:
+            self._check_clients()
+            return self.entries >= count + more
+
+        return self.wait_for("the clients", are_there, timeout_s)
+
+    def _check_clients(self) -> None:
+        """Raises: NotVerified when a client was refused, or told what can't be."""
+        faults = [w.fault for w in self.writers if w.fault]
+        if faults:
+            raise NotVerified(f"a client failed: {faults[0]}")
 
     def wait_for(self, what: str, condition: Callable[[], bool], timeout_s: float) -> float:
         """Wait until something is so; return how long. Raises: Unavailable."""
@@ -159,9 +170,7 @@ class Stand:
         """
         self.stop_load()
         self.look()
-        faults = [w.fault for w in self.writers if w.fault]
-        if faults:
-            raise NotVerified(f"a client failed: {faults[0]}")
+        self._check_clients()
         agent = self.swarm.agent(self.swarm.app)
         entries = workload.read_all(agent, self.swarm, self.writers)
         agent.close()
