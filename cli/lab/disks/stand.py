@@ -1,7 +1,7 @@
 """A swarm of 1 + 4 nodes that a drill on disks does its worst to, seen as an operator sees it.
 
-The command brings it up, as for a person, and each process of it is found by the folder
-that it names: nothing else is ever ended.
+The command brings it up, as for a person. Each process of it is found by the folder that it names:
+nothing else is ever ended.
 """
 
 from __future__ import annotations
@@ -113,10 +113,11 @@ class Stand:
             time.sleep(0.05)
 
     def keep_logs(self) -> Path:
-        """Copy all logs to where they outlive the swarm."""
+        """Copy all logs that can be read to where they outlive the swarm."""
         target = Path(tempfile.mkdtemp(prefix="reprise-disks-failed-"))
-        for path in self.folder.rglob("*.log"):
-            shutil.copyfile(path, target / "-".join(path.relative_to(self.folder).parts))
+        with contextlib.suppress(OSError):  # of a disk that is gone
+            for path in self.folder.rglob("*.log"):
+                shutil.copyfile(path, target / "-".join(path.relative_to(self.folder).parts))
         return target
 
     # -- what its clients were told
