@@ -8,7 +8,7 @@ DEV_READY := $(VENV)/.dev-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help drill drill-crash test lint format simulate mutants bench clean lock
+.PHONY: help drill drill-crash drill-disks test lint format simulate mutants bench clean lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,14 @@ OFFSETS ?= 0 3 7
 drill-crash: $(RUN_READY) ## Every drill three times, one kill -9 in every phase (SCENARIOS=, OFFSETS=)
 	@for scenario in $(SCENARIOS); do for offset in $(OFFSETS); do \
 	  $(BIN)/reprise drill run $$scenario --kill-offset $$offset || exit 1; done; done
+
+CUTS ?= 20
+FAULTS ?= 20
+ROT ?= 3
+FULL ?= 1
+
+drill-disks: $(RUN_READY) ## Power cuts, failing calls, rot, full disks (CUTS=, FAULTS=, ROT=, FULL=, ARGS=--json)
+	@$(BIN)/python -m cli.lab.disks --cuts $(CUTS) --faults $(FAULTS) --rot $(ROT) --full $(FULL) $(ARGS)
 
 # Tests with node processes of their own take both cores: they run one after another, apart.
 test: $(DEV_READY) ## All tests (ARGS="-k name")

@@ -1,0 +1,128 @@
+"""All four nodes' disks full: each on a small file system of its own, filled to the last byte."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from cli.lab import workload
+from cli.lab.disks.cases import Case, Work, attempt, place
+from cli.lab.disks.image import Image
+from cli.lab.disks.stand import Stand
+from cli.lab.disks.tools import run
+from cli.lab.layout import NodeEntry
+from replica.protocol.errors import NotVerified, ReprisError
+
+DISK_BYTES = 160 << 20
+PIECE_BYTES = 1 << 20
+FULL_S = 15.0
+"""How long the disks stay full: whatever is given back meanwhile is filled as well."""
+GOES_ON_S_MAX = 10.0
+
+
+def full(work: Work, count: int) -> Iterator[Case]:
+    for number in range(count):
+        with place(work, with_image=False) as (stand, _):
+            disks: list[Image] = []
+            try:
+                do = partial(_fill_up, stand, disks)
+                yield attempt("full", f"four of four disks {number}", stand, do)
+            finally:
+                stand.stop_load()
+                stand.kill()
+                for disk in disks:
+                    disk.close()
+
+
+def _fill_up(stand: Stand, disks: list[Image], case: Case) -> None:
+    stand.begin()
+    stand.down()
+    for node in stand.swarm.app.nodes:
+        disks.append(_moved(node.folder))
+    stand.up()
+    stand.load()
+    stand.wait_for_entries(20, 60)
+    stand.look_for(3.0)
+    reads, silent = _stay_full(stand, disks)
+    for disk in disks:
+        _filler(disk).unlink()
+    went_on = stand.wait_for_entries(1, 60)
+    case.healthy_after_s = round(went_on + stand.wait_healthy(), 1)
+    case.note = (
+        f"{reads} reads answered, {silent} not; goes on {went_on:.1f} s after there is space"
+    )
+    stand.verify()
+    if silent or went_on > GOES_ON_S_MAX:
+        raise NotVerified(f"reads are to be answered, and {GOES_ON_S_MAX:.0f} s are the most")
+
+
+def _moved(folder: Path) -> Image:
+    """Put a node's folder on a disk of its own, mounted where it was."""
+    aside = folder.with_name(folder.name + ".aside")
+    os.rename(folder, aside)
+    image = Image(folder.parent.parent.parent / f"{folder.name}.image", folder, DISK_BYTES)
+    try:
+        image.make()
+        run(["cp", "-a", f"{aside}/.", str(folder)])
+    except ReprisError:
+        image.close()
+        raise
+    return image
+
+
+def _stay_full(stand: Stand, disks: list[Image]) -> tuple[int, int]:
+    """Keep the disks full, and read from each node; return how many reads were answered, and not.
+
+    Raises: NotVerified when entries are acknowledged all the while.
+    """
+    answered = silent = 0
+    end = time.monotonic() + FULL_S
+    while time.monotonic() < end:
+        for disk in disks:
+            _write_on(_filler(disk))
+        if time.monotonic() < end - FULL_S + 2:
+            continue  # what was on its way is decided first
+        for node in stand.swarm.app.nodes:
+            is_answered = _read(stand, node)
+            answered, silent = answered + is_answered, silent + (not is_answered)
+        time.sleep(0.5)
+    return answered, silent
+
+
+def _read(stand: Stand, node: NodeEntry) -> bool:
+    """Whether a node answers a query and tells its status."""
+    agent = stand.swarm.agent(stand.swarm.app)
+    agent.urls = [node.http_url]
+    agent.timeout_s = 4.0
+    try:
+        agent.query(stand.swarm.journal, "status", workload.encode("status"))
+        agent.node_status(node.http_url)
+    except ReprisError:
+        return False
+    finally:
+        agent.close()
+    return True
+
+
+def _filler(disk: Image) -> Path:
+    return disk.mount_point / "filler"
+
+
+def _write_on(path: Path) -> None:
+    """Write until nothing more is taken."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    piece = PIECE_BYTES
+    try:
+        while piece:
+            try:
+                os.write(descriptor, bytes(piece))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                piece //= 16
+    finally:
+        os.close(descriptor)
