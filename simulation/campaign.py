@@ -141,6 +141,7 @@ RARE_IN_SYSTEM = (
     "asked again",
     "overtaken syncs",
     "on the curve",
+    "old copies found out",
     *SIMULATED,
 )
 """The same of a campaign of whole swarms in which every drill may come up."""

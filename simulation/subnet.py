@@ -213,8 +213,8 @@ class World(Scheduler):
 
     def finds_out(self, node: Node) -> bool:
         """Whether a node minds what it signed before: most Byzantine ones don't."""
-        careful = {*self.plan.old_copies, *self.plan.amnesiacs}
-        return node.index in careful or node.index not in self.plan.faulty
+        careless = self.plan.faulty - {*self.plan.old_copies, *self.plan.amnesiacs}
+        return node.keys.node not in {self.nodes[i].keys.node for i in careless}  # nor its twin
 
     def open_state(self, node: Node) -> None:
         node.state.restart(node.package.height)
