@@ -16,7 +16,12 @@ from simulation import rights
 from simulation.adversary import proof_of, twin_of
 from simulation.campaign import goes_on
 from simulation.checker import Violation
-from simulation.floods import Member, _certification_share, _notarization_share
+from simulation.floods import (
+    Member,
+    _big_certification_share,
+    _certification_share,
+    _notarization_share,
+)
 from simulation.plan import Plan
 from simulation.scheduler import MS, SECOND
 from simulation.subnet import Node, World
@@ -123,6 +128,16 @@ def test_s19_few_shares_of_a_signer_are_kept(world: World) -> None:
         world.rights.kept(target, _notarization_share(member(world, 3), height, 4))
 
 
+def test_s7_what_is_kept_of_a_certified_state_shows_where_it_stands_and_no_more(
+    world: World,
+) -> None:
+    height = Height(tip(world) + 5)
+    world.rights.kept(world.nodes[0], _certification_share(member(world, 3), height, 0))
+    wide = _big_certification_share(member(world, 3), height, 0)
+    with pytest.raises(Violation, match=r"a wrong witness \(S7\)"):
+        world.rights.kept(world.nodes[0], wide)
+
+
 def test_s20_block_time_is_not_ahead_of_all_honest_clocks(world: World) -> None:
     node: Any = world.nodes[0]
     entry = node.driver.chain.finalized_tip
@@ -153,7 +168,7 @@ def test_s21_two_blocks_of_an_honest_maker_prove_something_and_one_does_not(worl
 def test_s21_no_honest_maker_is_taken_for_an_equivocator(world: World) -> None:
     for index in (3, 1):
         block = newest_block(world, world.nodes[index])
-        proof = proof_of(block, twin_of(world.nodes[index], block))
+        proof = proof_of(block, twin_of(world.nodes[index], block), block.block.run)
         if index == 3:
             world.rights.kept(world.nodes[0], proof)
         else:
