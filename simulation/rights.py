@@ -79,7 +79,6 @@ class RightsChecker:
         """No less than what (replica, peer) takes of the first one's pools."""
         self._taken: dict[tuple[int, int], set[Artifact]] = {}
         """What was taken from Byzantine peers."""
-        self._senders: dict[tuple[int, Artifact], list[int]] = {}
         self._missing: dict[int, dict[Artifact, _Missing]] = {}
         self._blocks: dict[tuple[NodeId, int, int], list[BlockProposal]] = {}
         """Blocks of honest makers by maker, epoch and height, of all releases."""
@@ -98,7 +97,6 @@ class RightsChecker:
 
     def delivered(self, source: Node, target: Node, artifact: Artifact, *, taken: bool) -> None:
         """An honest replica was sent an artifact, and took it or not."""
-        self._senders.setdefault((target.index, artifact), []).append(source.index)
         if self.world.is_honest(source):
             if not taken and source.run == target.run and not isinstance(artifact, Cup):
                 missing = self._missing.setdefault(target.index, {})
@@ -242,11 +240,7 @@ class RightsChecker:
         artifact = effect.artifact
         if artifacts.encode(artifact) in self.world.network.garbled:
             return
-        names = getattr(effect, "senders", None)
-        if names is None:
-            blamed = self._senders.get((node.index, artifact), [])
-        else:
-            blamed = [n.index for n in self.world.nodes if n.keys.node in names]
+        blamed = [n.index for n in self.world.nodes if n.keys.node in effect.senders]
         for index in blamed:
             if self.world.is_honest(self.world.nodes[index]):
                 raise Violation(

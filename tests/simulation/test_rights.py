@@ -16,7 +16,12 @@ from simulation import rights
 from simulation.adversary import proof_of, twin_of
 from simulation.campaign import goes_on
 from simulation.checker import Violation
-from simulation.floods import Member, _certification_share, _notarization_share
+from simulation.floods import (
+    Member,
+    _big_certification_share,
+    _certification_share,
+    _notarization_share,
+)
 from simulation.plan import Plan
 from simulation.scheduler import MS, SECOND
 from simulation.subnet import Node, World
@@ -123,6 +128,16 @@ def test_s19_few_shares_of_a_signer_are_kept(world: World) -> None:
         world.rights.kept(target, _notarization_share(member(world, 3), height, 4))
 
 
+def test_s7_what_is_kept_of_a_certified_state_shows_where_it_stands_and_no_more(
+    world: World,
+) -> None:
+    height = Height(tip(world) + 5)
+    world.rights.kept(world.nodes[0], _certification_share(member(world, 3), height, 0))
+    wide = _big_certification_share(member(world, 3), height, 0)
+    with pytest.raises(Violation, match=r"a wrong witness \(S7\)"):
+        world.rights.kept(world.nodes[0], wide)
+
+
 def test_s20_block_time_is_not_ahead_of_all_honest_clocks(world: World) -> None:
     node: Any = world.nodes[0]
     entry = node.driver.chain.finalized_tip
@@ -153,7 +168,7 @@ def test_s21_two_blocks_of_an_honest_maker_prove_something_and_one_does_not(worl
 def test_s21_no_honest_maker_is_taken_for_an_equivocator(world: World) -> None:
     for index in (3, 1):
         block = newest_block(world, world.nodes[index])
-        proof = proof_of(block, twin_of(world.nodes[index], block))
+        proof = proof_of(block, twin_of(world.nodes[index], block), block.block.run)
         if index == 3:
             world.rights.kept(world.nodes[0], proof)
         else:
@@ -163,21 +178,13 @@ def test_s21_no_honest_maker_is_taken_for_an_equivocator(world: World) -> None:
 
 def test_s22_honest_nodes_are_not_blamed(world: World) -> None:
     share = _notarization_share(member(world, 3), Height(tip(world) + 5), 0)
-    effect = Misbehaved(share, "it is late")
     target = world.nodes[0]
-    world.rights.delivered(world.nodes[3], target, share, taken=True)
-    world.rights.misbehaved(target, effect)
-    world.rights.delivered(world.nodes[1], target, share, taken=True)
-    if getattr(effect, "senders", None) is None:
-        with pytest.raises(Violation, match=r"blames node 1 for a NotarizationShare.*\(S22\)"):
-            world.rights.misbehaved(target, effect)
-    named: Any = SimpleNamespace(
-        artifact=share, reason="it is late", senders=(world.nodes[2].keys.node,)
-    )
-    with pytest.raises(Violation, match="blames node 2"):
-        world.rights.misbehaved(target, named)
+    world.rights.misbehaved(target, Misbehaved(share, "wrong", (world.nodes[3].keys.node,)))
+    honest = Misbehaved(share, "wrong", (world.nodes[2].keys.node,))
+    with pytest.raises(Violation, match=r"blames node 2 for a NotarizationShare.*\(S22\)"):
+        world.rights.misbehaved(target, honest)
     world.network.garbled.add(artifacts.encode(share))
-    world.rights.misbehaved(target, named)
+    world.rights.misbehaved(target, honest)
 
 
 def test_l12_heights_become_final_and_certified_in_every_ten_seconds(world: World) -> None:
