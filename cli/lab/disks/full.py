@@ -77,7 +77,7 @@ def _moved(folder: Path) -> Image:
 
 
 def _stay_full(stand: Stand, disks: list[Image]) -> tuple[int, int]:
-    """Keep the disks full, and read from each node; return how many reads were answered, and not."""
+    """Keep the disks full, and ask each node; return how many reads were answered, and not."""
     answered = silent = 0
     end = time.monotonic() + FULL_S
     while time.monotonic() < end:
