@@ -24,7 +24,8 @@ COLUMNS = ("part", "name", "ok", "healthy_after_s", "entries", "contradictions",
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cli.lab.disks", description=__doc__)
-    parser.add_argument("--cuts", type=int, default=20, help="power cuts, a quarter after `up`")
+    parser.add_argument("--cuts", type=int, default=20, help="power cuts of a whole swarm")
+    parser.add_argument("--fresh", type=int, help="so many right after `up`; default: a quarter")
     parser.add_argument("--faults", type=int, default=20, help="system calls that fail")
     parser.add_argument("--first", type=int, default=0, help="the first of these calls")
     parser.add_argument("--rot", type=int, default=3, help="random bytes over databases")
@@ -63,7 +64,7 @@ def _show(cases: list[Case], missing: list[str], as_json: bool) -> None:
 def _cases(asked: argparse.Namespace, work: Work, missing: list[str]) -> Iterator[Case]:
     draw = random.Random(asked.seed)
     no_images = why_no_images() if asked.cuts or asked.full else ""
-    fresh = asked.cuts // 4
+    fresh = asked.cuts // 4 if asked.fresh is None else min(asked.fresh, asked.cuts)
     if asked.cuts and no_images:
         missing.append(f"power cuts ({no_images}): torn writes and kills take their place")
         fresh = 0

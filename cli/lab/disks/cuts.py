@@ -50,7 +50,12 @@ def _loaded(load_s: float, torn_bytes: int, stand: Stand, image: Image | None, c
 
 
 def _fresh(stand: Stand, image: Image | None, case: Case) -> None:
-    took = stand.up()
+    begin = time.monotonic()
+    if stand.patience > 1:  # the command that makes a swarm has bounds of its own
+        stand.begin()
+    else:
+        stand.up()
+    took = time.monotonic() - begin
     _cut(stand, image, 0)
     case.note = f"up took {took:.1f} s; {len(_empty(stand.folder))} files are empty"
     _back(stand, case)

@@ -19,8 +19,9 @@ from replica.protocol.errors import NotVerified, ReprisError
 
 DISK_BYTES = 160 << 20
 PIECE_BYTES = 1 << 20
-FULL_S = 15.0
-"""How long the disks stay full: whatever is given back meanwhile is filled as well."""
+FULL_S, SETTLE_S = 15.0, 3.0
+"""How long the disks stay full, and how long nodes have to find out before they are asked; whatever
+is given back meanwhile is filled as well."""
 GOES_ON_S_MAX = 10.0
 
 
@@ -44,6 +45,7 @@ def _fill_up(stand: Stand, disks: list[Image], case: Case) -> None:
     for node in stand.swarm.app.nodes:
         disks.append(_moved(node.folder))
     stand.up()
+    stand.wait_healthy()
     stand.load()
     stand.wait_for_entries(20, 60)
     stand.look_for(3.0)
@@ -75,20 +77,19 @@ def _moved(folder: Path) -> Image:
 
 
 def _stay_full(stand: Stand, disks: list[Image]) -> tuple[int, int]:
-    """Keep the disks full, and read from each node; return how many reads were answered, and not.
-
-    Raises: NotVerified when entries are acknowledged all the while.
-    """
+    """Keep the disks full, and ask each node; return how many reads were answered, and not."""
     answered = silent = 0
     end = time.monotonic() + FULL_S
     while time.monotonic() < end:
         for disk in disks:
             _write_on(_filler(disk))
-        if time.monotonic() < end - FULL_S + 2:
-            continue  # what was on its way is decided first
+        if time.monotonic() < end - FULL_S + SETTLE_S:
+            continue
         for node in stand.swarm.app.nodes:
-            is_answered = _read(stand, node)
-            answered, silent = answered + is_answered, silent + (not is_answered)
+            if _read(stand, node):
+                answered += 1
+            else:
+                silent += 1
         time.sleep(0.5)
     return answered, silent
 
@@ -97,7 +98,7 @@ def _read(stand: Stand, node: NodeEntry) -> bool:
     """Whether a node answers a query and tells its status."""
     agent = stand.swarm.agent(stand.swarm.app)
     agent.urls = [node.http_url]
-    agent.timeout_s = 4.0
+    agent.timeout_s = 4.0 * stand.patience
     try:
         agent.query(stand.swarm.journal, "status", workload.encode("status"))
         agent.node_status(node.http_url)
