@@ -147,7 +147,7 @@ def test_two_releases_make_blocks_of_one_height_and_accusers_show_them_to_all() 
         world = World(seed, plan)
         world.rights = Overlap(world)
         world.schedule_faults()
-        world.run(lambda: False, 3 * SECOND)
+        world.run(lambda: False, 4 * SECOND)
         total.update(world.counts)
     assert total["two blocks of a height by one honest maker"] > 0
     assert total["honest makers accused"] > 0
