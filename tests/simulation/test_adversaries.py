@@ -132,7 +132,7 @@ def test_a_stretcher_dates_its_blocks_beyond_its_clock_and_they_pass() -> None:
 
 
 def test_a_third_block_is_notarized_where_the_other_two_were_seen() -> None:
-    world = world_of(Plan(triplets=(3,), interval=99, delay_ms_max=5), 3.0)
+    world = world_of(Plan(triplets=(3,), interval=99, delay_ms_max=5), 6.0)
     assert world.counts["three blocks"] > 10
     assert world.counts["third blocks notarized"] > 0
 
