@@ -129,12 +129,13 @@ def create(folder: Path, options: Options, ground: Ground | None = None) -> Swar
         ),
     ]
     count = options.nns_nodes + options.app_nodes + options.spare_nodes
+    *node_ports, mirror_port = ground.free_ports(3 * count + 1)
     made = genesis.make(
         plans,
         release.version_of(package_hash),
         package_hash,
         initializer.principal,
-        ground.free_ports(3 * count),
+        node_ports,
         ground.world.now_ns(),
         options.spare_nodes,
         entropy,
@@ -145,7 +146,7 @@ def create(folder: Path, options: Options, ground: Ground | None = None) -> Swar
     plain = {
         "root_key": made.root_key.hex(),
         "journal": str(JOURNAL),
-        "mirror_port": ground.free_ports(1)[0],
+        "mirror_port": mirror_port,
         "subnets": [
             {
                 "name": s.plan.name,
