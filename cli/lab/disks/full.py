@@ -64,9 +64,10 @@ def _fill_up(stand: Stand, disks: list[Image], case: Case) -> None:
 
 def _moved(folder: Path) -> Image:
     """Put a node's folder on a disk of its own, mounted where it was."""
-    aside = folder.with_name(folder.name + ".aside")
+    beside = folder.parent.parent.parent  # not among the nodes: each folder there is one
+    aside = beside / f"{folder.name}.aside"
     os.rename(folder, aside)
-    image = Image(folder.parent.parent.parent / f"{folder.name}.image", folder, DISK_BYTES)
+    image = Image(beside / f"{folder.name}.image", folder, DISK_BYTES)
     try:
         image.make()
         run(["cp", "-a", f"{aside}/.", str(folder)])
