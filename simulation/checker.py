@@ -119,6 +119,15 @@ class ChainChecker:
         if not behind and chain.notarized_height - self.certified_height > GAP_MAX + 1:
             raise Violation(f"certification lags {chain.notarized_height - certified} heights")
 
+    def restored(self, node: Node) -> None:
+        """S14: nothing of another epoch is taken back by a replica that starts."""
+        assert node.driver is not None
+        epoch = node.driver.chain.cup.epoch
+        for pool in (node.driver.pool, node.driver.certifications):
+            for artifact in pool.validated:
+                if artifact.epoch != epoch:
+                    raise Violation(f"node {node.index} took back what is of {artifact.epoch}")
+
     def _check_epoch(self, who: int, driver: Driver) -> None:
         """S14: nothing of another epoch is taken for valid."""
         pool = driver.pool.validated

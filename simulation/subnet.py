@@ -47,6 +47,8 @@ from simulation.scheduler import MS, Scheduler, draw
 
 SYNC_NS = 60 * MS
 OUTSIDERS_LOOK_NS = 100 * MS
+UNREST_MAX = 5
+"""Steps at one time that a replica has something left to do after: each takes 1,000 turns."""
 _AT_ONCE = (d.Execute, d.DeliverCertification, d.AdoptCup)
 """Effects after which the replica has to look again without anything having come."""
 
@@ -63,6 +65,8 @@ class Node:
     durable: dict[Artifact, None] = field(default_factory=dict)
     incarnation: int = 0
     wake_at: int = -1
+    unrest: int = 0
+    """Steps in a row after which it had to go on at once."""
     paused: bool = False
     torn: bool = False
     """The next step is cut short by a crash."""
@@ -206,6 +210,7 @@ class World(Scheduler):
         if not self.finds_out(node):
             node.driver.past = Heedless(node.driver.reader(self.now))
         node.driver.restore(list(node.durable), self.now)
+        self.checker.restored(node)
         node.wake_at = -1
         self.network.reconnected(node.index)
         self._offer_each_other(node)
@@ -296,7 +301,11 @@ class World(Scheduler):
         if self.is_honest(node):
             self.checker.look(node)
             self.rights.look(node)
-        self.wake(node, node.driver.wake_ns(self.now))
+        wake_ns = node.driver.wake_ns(self.now)
+        node.unrest = node.unrest + 1 if wake_ns <= self.now else 0
+        if node.unrest > UNREST_MAX:
+            raise Violation(f"node {node.index} never comes to rest")
+        self.wake(node, wake_ns)
 
     def _tear(self, node: Node, effects: list[d.Effect]) -> None:
         """Crash at one of the step's effects; of what it was writing, a part is on the disk."""
