@@ -117,6 +117,15 @@ class Network:
         for target in self.targets(source):
             self.send(source, target, artifact)
 
+    def hand_in(self, source: int, artifact: Artifact, tag: bytes) -> None:
+        """Send to all what a node without a replica says about the run of this tag."""
+        raw = artifacts.encode(artifact)
+        for target in self.targets(source):
+            known = self._known_to(source, target)
+            if raw not in known:
+                known.add(raw)
+                self._transmit(source, target, raw, tag)
+
     def targets(self, source: int) -> Iterable[int]:
         """Return whom a node sends to: everybody else."""
         return [target for target in range(self.size) if target != source]

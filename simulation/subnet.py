@@ -394,7 +394,7 @@ class World(Scheduler):
             keys = self.nodes[index].keys
             for complaint in complaints(self.dkg, offered, keys.node, keys.dealing):
                 self.counts["complaints from outside"] += 1
-                self.network.broadcast(index, complaint)
+                self.network.hand_in(index, complaint, node.driver.tag)
 
     def certified(self, node: Node, certification: Certification) -> None:
         if self.is_honest(node):
