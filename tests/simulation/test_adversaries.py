@@ -173,10 +173,11 @@ def test_a_subnet_goes_to_another_release_and_back_also_where_nodes_were_away() 
     away = (Fault(500 * MS, "crash", (0,)), Fault(4 * SECOND, "restart", (0,)))
     plan = Plan(checkpoint_ms=100, delay_ms_max=5, faults=(*UPGRADE, *away))
     world = world_of(plan, 8.0)
-    terms = {n.term for n in world.honest}
-    assert len(terms) == 1
-    version, began = terms.pop()
-    assert version == FIRST[0] and began > 16, "the first release again, in a new term"
+    runs = {n.run for n in world.honest}
+    assert len(runs) == 1
+    run = runs.pop()
+    began = run.start
+    assert run.release == FIRST.release and began > 16, "the first release again, in a new run"
     assert world.counts["upgrades"] >= 2 * 3
     assert min(n.state.certified_height for n in world.honest) > began + 16
 

@@ -211,7 +211,7 @@ def test_a_notarized_block_has_a_place_though_its_maker_showed_two_others(world:
 def signed_variant(proposal: BlockProposal, keys: SecretKeys, i: int) -> BlockProposal:
     block = replace(proposal.block, parent=bytes([i]) * 32)
     hash_ = artifacts.block_hash(block)
-    message = artifacts.block_message(block.subnet, block.epoch, block.height, hash_)
+    message = artifacts.block_message(block.subnet, block.epoch, block.run, block.height, hash_)
     return replace(proposal, block=block, signature=keys.signing.sign(message))
 
 
