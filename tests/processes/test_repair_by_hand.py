@@ -11,7 +11,7 @@ import pytest
 
 from tests.processes.test_recovery_by_hand import Shell, wait
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(290)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[2]
 
 
