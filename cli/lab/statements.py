@@ -16,6 +16,8 @@ from replica.protocol import artifacts
 from replica.protocol.artifacts import (
     Artifact,
     BlockProposal,
+    CertificationShare,
+    CupShare,
     Finalization,
     FinalizationShare,
     Notarization,
@@ -25,6 +27,7 @@ from replica.protocol.ids import NodeId
 from replica.runtime import journal
 
 BLOCK, NOTARIZATION, FINALIZATION = "block", "notarization", "finalization"
+CERTIFICATION, PACKAGE = "certification", "package"
 
 Place = tuple[NodeId, str, int]
 """Signer, run (an epoch's, as a journal's name tells it), height."""
@@ -39,8 +42,8 @@ class Statements:
     )
 
     def note(self, run: str, artifact: Artifact) -> None:
-        """Take in what an artifact shows that somebody signed; full ones name their signers."""
-        for signer, kind, block in _signed(artifact):
+        """Take in what an artifact shows that somebody signed."""
+        for signer, kind, block in signed(artifact):
             self.by_place[signer, run, artifact.height][kind].add(block)
 
     def contradictions(self, nodes: Iterable[NodeId]) -> list[tuple[NodeId, int, str]]:
@@ -52,17 +55,26 @@ class Statements:
         return found
 
 
-def _signed(artifact: Artifact) -> Iterator[tuple[NodeId, str, bytes]]:
-    if isinstance(artifact, BlockProposal):
-        yield artifact.maker, BLOCK, artifacts.block_hash(artifact.block)
-    elif isinstance(artifact, NotarizationShare):
-        yield artifact.signer, NOTARIZATION, artifact.block
-    elif isinstance(artifact, FinalizationShare):
-        yield artifact.signer, FINALIZATION, artifact.block
-    elif isinstance(artifact, Notarization | Finalization):
-        kind = NOTARIZATION if isinstance(artifact, Notarization) else FINALIZATION
-        for signer in artifact.signers:
-            yield signer, kind, artifact.block
+def signed(artifact: Artifact) -> Iterator[tuple[NodeId, str, bytes]]:
+    """Yield what an artifact shows to have been signed: (signer, kind, content).
+
+    Full ones name their signers.
+    """
+    match artifact:
+        case BlockProposal():
+            yield artifact.maker, BLOCK, artifacts.block_hash(artifact.block)
+        case NotarizationShare():
+            yield artifact.signer, NOTARIZATION, artifact.block
+        case FinalizationShare():
+            yield artifact.signer, FINALIZATION, artifact.block
+        case CertificationShare():
+            yield artifact.signer, CERTIFICATION, artifact.root
+        case CupShare():
+            yield artifact.signer, PACKAGE, artifact.content_hash
+        case Notarization():
+            yield from ((s, NOTARIZATION, artifact.block) for s in artifact.signers)
+        case Finalization():
+            yield from ((s, FINALIZATION, artifact.block) for s in artifact.signers)
 
 
 def _faults(said: dict[str, set[bytes]]) -> Iterator[str]:

@@ -13,17 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli.lab.layout import SubnetEntry
+from cli.lab.statements import BLOCK, CERTIFICATION, FINALIZATION, NOTARIZATION, PACKAGE, signed
 from replica.protocol import artifacts
-from replica.protocol.artifacts import (
-    Artifact,
-    BlockProposal,
-    CertificationShare,
-    CupShare,
-    Finalization,
-    FinalizationShare,
-    Notarization,
-    NotarizationShare,
-)
+from replica.protocol.artifacts import Artifact
 from replica.protocol.errors import Malformed
 from replica.protocol.ids import NodeId
 from replica.runtime import journal
@@ -31,7 +23,7 @@ from replica.runtime.journal_format import Found
 
 HEIGHTS_KEPT = 2_000
 """Below the newest; pools hold no more than a few intervals, so nothing is said of others again."""
-BINDING = ("block", "finalization", "certification", "package")
+BINDING = (BLOCK, FINALIZATION, CERTIFICATION, PACKAGE)
 """Of these a signer makes one a height; several blocks may be notarized, unless one is final."""
 
 
@@ -50,27 +42,8 @@ Said = tuple[Statement, bytes]
 
 def statements(artifact: Artifact, run: str) -> list[Said]:
     """Return what an artifact of a run's pool proves to have been signed: statements, contents."""
-
-    def say(signer: NodeId, kind: str, content: bytes) -> Said:
-        return Statement(artifact.epoch, run, artifact.height, signer, kind), content
-
-    match artifact:
-        case BlockProposal():
-            return [say(artifact.maker, "block", artifacts.block_hash(artifact.block))]
-        case NotarizationShare():
-            return [say(artifact.signer, "notarization", artifact.block)]
-        case FinalizationShare():
-            return [say(artifact.signer, "finalization", artifact.block)]
-        case CertificationShare():
-            return [say(artifact.signer, "certification", artifact.root)]
-        case CupShare():
-            return [say(artifact.signer, "package", artifact.content_hash)]
-        case Notarization():
-            return [say(s, "notarization", artifact.block) for s in artifact.signers]
-        case Finalization():
-            return [say(s, "finalization", artifact.block) for s in artifact.signers]
-        case _:
-            return []
+    at = (artifact.epoch, run, artifact.height)
+    return [(Statement(*at, signer, kind), content) for signer, kind, content in signed(artifact)]
 
 
 @dataclass
@@ -154,5 +127,5 @@ class Witness:
     def _is_contradicted(self, statement: Statement, contents: set[bytes]) -> bool:
         if statement.kind in BINDING and len(contents) > 1:
             return True
-        final = self.said.get(statement._replace(kind="finalization"), set())
-        return statement.kind == "notarization" and bool(final) and bool(contents - final)
+        final = self.said.get(statement._replace(kind=FINALIZATION), set())
+        return statement.kind == NOTARIZATION and bool(final) and bool(contents - final)
