@@ -7,11 +7,11 @@ start), and a small one for a promise alone, since no attestation is given witho
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from replica.protocol.errors import Unavailable
+from replica.runtime import space
 from replica.runtime.reserve import Reserve, free_bytes
 from replica.runtime.settings import NodeSettings
 
@@ -68,7 +68,7 @@ class NodeDisk:
         """All of a check could be written. Look at the rest, and see to the reserves."""
         if not self.settings.data.is_dir():
             return  # it was taken away just now
-        if os.statvfs(self.settings.data).f_flag & os.ST_RDONLY:
+        if space.look(self.settings.data).is_read_only:
             self.problem = REASONS[errno.EROFS]
             return
         free = free_bytes(self.settings.data)

@@ -10,13 +10,13 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from replica.runtime import space
 from replica.runtime.durable import rename
 
 
 def free_bytes(folder: Path) -> int:
     """Return how much may still be written in a folder's file system."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    return space.look(folder).free_bytes
 
 
 class Reserve:
