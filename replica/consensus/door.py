@@ -302,7 +302,7 @@ class Door:
 
     def _cup_fault(self, artifact: Cup) -> str | None:
         try:
-            package = cup.decode(artifact.package)
+            package = cup.package_of(artifact)
             if (package.height, package.epoch) != (artifact.height, artifact.epoch):
                 return "it is not the CUP that it says it is"
             if package.subnet != self._reader.subnet:

@@ -112,7 +112,7 @@ class Driver:
         packages = [a for a in artifacts if isinstance(a, Cup) and a.epoch == self.chain.cup.epoch]
         for known in sorted(packages, key=lambda a: a.height):
             if known.height > self.chain.cup.height:
-                self.chain.set_cup(cup.decode(known.package))
+                self.chain.set_cup(cup.package_of(known))
         ordered = sorted(
             (a for a in artifacts if a.epoch == self.chain.cup.epoch),
             key=lambda a: (a.height, not isinstance(a, BlockProposal)),
@@ -333,7 +333,7 @@ class Driver:
     def _apply(self, changes: Changes, effects: list[Effect]) -> None:
         for artifact in changes.added:
             if isinstance(artifact, Cup):
-                self._adopt(cup.decode(artifact.package), effects)
+                self._adopt(cup.package_of(artifact), effects)
             else:
                 self.chain.add(artifact)
         low = [a.height for a in changes.removed if isinstance(a, BlockProposal)]

@@ -360,7 +360,7 @@ def cups(reader: Reader) -> Verdicts:
     for artifact in list(waiting.of_kind(Cup)):
         if artifact.height <= chain.cup.height:
             out.append(RemoveUnvalidated(artifact))
-        elif not _held_back(reader, artifact, cup.decode(artifact.package)):
+        elif not _held_back(reader, artifact, cup.package_of(artifact)):
             out.append(MoveToValidated(artifact))
     return out
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from replica.protocol import artifacts, canonical
-from replica.protocol.artifacts import Beacon, Block, PayloadBox, Summary, ValidationContext
+from replica.protocol.artifacts import (
+    Beacon,
+    Block,
+    Cup,
+    PayloadBox,
+    Summary,
+    ValidationContext,
+)
 from replica.protocol.crypto import bls
 from replica.protocol.crypto.dkg import HIGH, LOW
 from replica.protocol.crypto.scheme import Transcript
@@ -125,6 +132,14 @@ def decode(data: bytes) -> CatchUpPackage:
     package = CatchUpPackage(message.content, message.signature)
     check(package)
     return package
+
+
+def package_of(artifact: Cup) -> CatchUpPackage:
+    """Decode what an artifact carries, at its first use. Raises: Malformed."""
+    found: CatchUpPackage | None = artifact.__dict__.get("_package")
+    if found is None:
+        found = artifact.__dict__["_package"] = decode(artifact.package)
+    return found
 
 
 def check(package: CatchUpPackage) -> None:
