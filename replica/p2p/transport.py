@@ -270,6 +270,13 @@ class Transport:
         if len(link.known) > KNOWN_MAX:
             link.known.popitem(last=False)
 
+    def _push_all(self, link: _Link, found: list[Artifact]) -> None:
+        """Send one peer artifacts, whether it is thought to have them or not."""
+        for artifact in found:
+            id_, raw = self._encode(artifact)
+            self._remember(link, id_)
+            self._push(link, raw)
+
     def _push(self, link: _Link, raw: bytes) -> None:
         link.queued_bytes += len(raw)
         if link.queued_bytes > QUEUE_BYTES_MAX:
@@ -311,10 +318,7 @@ class Transport:
         link.drop.clear()
         link.signed_number = None
         link.connected = True
-        for artifact in self.handlers.offered():
-            id_, raw = self._encode(artifact)
-            self._remember(link, id_)
-            self._push(link, raw)
+        self._push_all(link, self.handlers.offered())
         self.handlers.connected(link.peer.node)
         writing = asyncio.create_task(self._write_queue(link, writer))
         reading = asyncio.create_task(self._read_responses(link, reader))
@@ -450,7 +454,9 @@ class Transport:
                 raise LimitExceeded(f"an advert of {len(advert.states)} checkpoints")
             self.handlers.advert(node, advert)
         elif kind == wire.ASK:
-            self._answer(link, canonical.decode(wire.Ask, body))
+            question = canonical.decode(wire.Ask, body)
+            if link.connected:
+                self._push_all(link, self.handlers.answer(question))
         elif kind == wire.REQUEST:
             request = canonical.decode(wire.StateRequest, body)
             response = wire.StateResponse(request.number, self.handlers.serve_state(request))
@@ -475,9 +481,3 @@ class Transport:
         artifact = artifacts.decode(body)
         link.evidence.note(artifact)
         return self.handlers.artifact(node, artifact)
-
-    def _answer(self, link: _Link, question: wire.Ask) -> None:
-        for artifact in self.handlers.answer(question) if link.connected else ():
-            id_, raw = self._encode(artifact)
-            self._remember(link, id_)
-            self._push(link, raw)
