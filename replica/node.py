@@ -218,7 +218,8 @@ class Replica:
         settings = self.settings
         make_folder(settings.data)
         settings.check_owner()
-        self.space = lambda: space.look(settings.data)
+        data = os.fspath(settings.data)
+        self.space = lambda: space.look(data)
         self.waits_for_space = False
         """Whether the last step was left out, as the disk is full."""
         self.secrets = settings.secrets()

@@ -61,6 +61,8 @@ class _Point:
     def __neg__(self) -> Self:
         return type(self)(-self.number % ORDER)
 
+    negate = __neg__
+
 
 class G1(_Point):
     __slots__ = ()

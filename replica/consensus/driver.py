@@ -197,6 +197,7 @@ class Driver:
             if self._exhaustive and not self._stale:
                 self._assert_at_rest(readers)
             self._wake_ns = min(self._deadlines)
+            effects = _persisted_at_once(effects)
         self._deliver_certifications(effects)
         self._deliver_batch(readers[0], effects)
         self._blame(effects)
@@ -445,6 +446,17 @@ class Driver:
             return now_ns
         wake_ns = min(self._wake_ns, self.asking.wake_ns, self.past.wake_ns())
         return min(wake_ns, now_ns + IDLE_NS)
+
+
+def _persisted_at_once(effects: list[Effect]) -> list[Effect]:
+    """Return the effects with all that is to be made durable where the first of it was: a disk
+    takes as long for one artifact as for a step's."""
+    kept = [e for e in effects if isinstance(e, Persist)]
+    if len(kept) < 2:
+        return effects
+    at = effects.index(kept[0])
+    rest = [e for e in effects[at:] if not isinstance(e, Persist)]
+    return [*effects[:at], Persist(tuple(a for e in kept for a in e.artifacts)), *rest]
 
 
 def _lowest_bit(bits: int) -> int:

@@ -155,9 +155,10 @@ class Standing:
         return min(pause_s, PAUSE_S_MAX)
 
     def _fade(self, now_s: float) -> None:
-        passed = max(0.0, now_s - self._at_s)
+        if self.score:
+            passed = max(0.0, now_s - self._at_s)
+            self.score = max(0.0, self.score - passed * SCORE_A_SECOND)
         self._at_s = now_s
-        self.score = max(0.0, self.score - passed * SCORE_A_SECOND)
 
 
 class Ledger:
@@ -169,7 +170,10 @@ class Ledger:
         """By peer and subject: when it was last logged, and how often it happened since."""
 
     def of(self, peer: bytes) -> Standing:
-        return self._peers.setdefault(peer, Standing())
+        found = self._peers.get(peer)
+        if found is None:
+            found = self._peers[peer] = Standing()
+        return found
 
     def line(self, peer: bytes, subject: str, text: str, now_s: float) -> str | None:
         """Return what to log of something that happened; None: it was logged lately.

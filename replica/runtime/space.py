@@ -50,7 +50,7 @@ class Space:
         return "makes empty blocks: takes no requests" if self.is_below_reserve else ""
 
 
-def look(folder: Path) -> Space:
+def look(folder: Path | str) -> Space:
     """Return the space of the disk that a folder is on, as whoever is not root may use it."""
     found = os.statvfs(folder)
     return Space(

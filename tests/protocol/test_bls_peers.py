@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 
 import pytest
@@ -52,6 +53,38 @@ def test_points_that_one_library_refuses_all_refuse() -> None:
         wide = bytes(raw) + hashlib.sha512(raw).digest()[:48]
         assert (bls.decode_g2(wide) is not None) == _decodes(G2Element.from_bytes, wide)
     assert min(outcomes.values()) > 5, "both points off the curve and points outside the group"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "threshold"), [(4, 2), (4, 3), (7, 5), (13, 8), (40, 8), (40, 14)]
+)
+def test_any_shares_make_the_signature_of_the_secret(nodes: int, threshold: int) -> None:
+    """Few of a small subnet are added up, others multiplied: either way it is the one there is."""
+    draw = random.Random(nodes * threshold)
+    secrets = [draw.randrange(bls.ORDER) for _ in range(threshold)]
+    message = draw.randbytes(20)
+    shares = [
+        bls._sign(bls.evaluate(secrets, i + 1), message, bls.DST_THRESHOLD) for i in range(nodes)
+    ]
+    sets = itertools.combinations(range(nodes), threshold)
+    if nodes > 7:
+        sets = iter([tuple(draw.sample(range(nodes), threshold)) for _ in range(10)])
+    for indices in sets:
+        chosen = {i: shares[i] for i in indices}
+        made = bls.VERIFIER.combine_threshold(message, chosen, _Threshold(threshold))
+        assert made == bls._sign(secrets[0], message, bls.DST_THRESHOLD)
+
+
+class _Threshold:
+    def __init__(self, threshold: int) -> None:
+        self.threshold = threshold
+
+
+def test_what_is_no_point_is_not_added_up() -> None:
+    good = bls._sign(5, b"", bls.DST_THRESHOLD)
+    for bad in (b"", good[:-1], b"\xff" * 48, bytes(48)):
+        with pytest.raises(ValueError):
+            bls.VERIFIER.combine_threshold(b"", {0: good, 1: bad}, _Threshold(2))
 
 
 def _decodes(decode: object, raw: bytes) -> bool:
