@@ -64,6 +64,8 @@ from replica.state_sync import fetch, serve
 
 LOG_CHARACTERS_MAX = 400
 ADVERTISED_MAX = 3
+SPACE_AGE_NS = 100_000_000
+"""How old a look at the disk may be by which requests are taken."""
 """Newest checkpoints that are offered to peers."""
 DIVERGED_EXIT = 86
 """Exit status of a replica that found its own state diverged and set it aside."""
@@ -222,6 +224,8 @@ class Replica:
         self.space = lambda: space.look(data)
         self.waits_for_space = False
         """Whether the last step was left out, as the disk is full."""
+        self._space_seen: tuple[int, Space] | None = None
+        """The last look at the disk, and when it was."""
         self.secrets = settings.secrets()
         self.registry = SubnetRegistry(self.records, self.subnet, settings.stable_age_ns)
         surroundings = RegistrySurroundings(self.records, self.subnet)
@@ -236,7 +240,7 @@ class Replica:
         )
         self.ingress = IngressPool(
             lambda id_: id_ in self.state._tip.ingress,
-            lambda: not self.space().is_below_reserve,
+            lambda: not self._recent_space().is_below_reserve,
         )
         self._adverts: dict[NodeId, tuple[tuple[int, bytes], ...]] = {}
         self.syncing = False
@@ -351,11 +355,23 @@ class Replica:
 
     def _has_space_to_step(self) -> bool:
         """Whether what a step has to make durable finds room: a failed write would end us."""
-        found = self.space()
+        found = self._look_at_space()
         if found.is_below_floor != self.waits_for_space:
             self.waits_for_space = found.is_below_floor
             self.log(f"the disk has {found.free_bytes} bytes free: {found.describe() or 'goes on'}")
         return not self.waits_for_space
+
+    def _look_at_space(self) -> Space:
+        found = self.space()
+        self._space_seen = (self.monotonic(), found)
+        return found
+
+    def _recent_space(self) -> Space:
+        """Return what a look lately showed: requests come faster than disks fill."""
+        seen = self._space_seen
+        if seen is None or self.monotonic() - seen[0] >= SPACE_AGE_NS:
+            return self._look_at_space()
+        return seen[1]
 
     def refresh_registry(self) -> None:
         """Take in what the orchestrator stored meanwhile."""

@@ -44,10 +44,14 @@ class Bucket:
 
     def take(self, amount: float, now_s: float) -> float:
         """Return for how many seconds whoever took it has to pause."""
-        passed = max(0.0, now_s - self.at_s)
+        level = self.level
+        if now_s > self.at_s:
+            level += (now_s - self.at_s) * self.rate
+            if level > self.burst:
+                level = self.burst
         self.at_s = now_s
-        self.level = min(self.burst, self.level + passed * self.rate) - amount
-        return 0.0 if self.level >= 0 else -self.level / self.rate
+        self.level = level = level - amount
+        return 0.0 if level >= 0 else -level / self.rate
 
 
 def _useless() -> tuple[Bucket, Bucket]:
@@ -123,10 +127,12 @@ class Standing:
 
     def frame(self, kind: int, now_s: float) -> float:
         """Note a frame; return for how many seconds to pause."""
-        self._fade(now_s)
         bucket = self._frames.get(kind)
         pause_s = bucket.take(1, now_s) if bucket is not None else 0.0
-        return self._paused(max(pause_s, SLOWED_S if self.score >= SCORE_SLOWED else 0.0))
+        if self.score:
+            self._fade(now_s)
+            pause_s = max(pause_s, SLOWED_S if self.score >= SCORE_SLOWED else 0.0)
+        return self._paused(pause_s) if pause_s else 0.0
 
     def nothing(self, size_bytes: int, now_s: float) -> float:
         """Note a frame that led to nothing; return for how many seconds to pause."""

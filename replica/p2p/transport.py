@@ -419,12 +419,12 @@ class Transport:
     ) -> None:
         """Take in what a peer sends, no faster than its standing allows."""
         frames = size_bytes = 0
+        peer = self._ledger.of(link.peer.node)
         while True:
             kind, body = await wire.read_frame(reader)
             if writer.is_closing():
                 return  # what is left in the buffer of a peer that was disconnected
             now_s = time.monotonic()
-            peer = self._ledger.of(link.peer.node)
             pause_s = peer.frame(kind, now_s)
             if kind in (wire.ASK, wire.SIGNED_REQUEST) and pause_s:
                 is_useful = False  # once a second is answered

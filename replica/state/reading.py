@@ -1,8 +1,9 @@
 """One SQL table by key, its statements prepared once: most of what execution asks of the database.
 
 The rows below all layers change at flushes only. In between, what was read is remembered within
-bounds, and a key above the last one is known not to be there without asking: so appending to a
-table, the commonest thing canisters do, reads nothing.
+bounds, also between which two keys nothing is, and a key above the last one is known not to be
+there without asking: so appending to a table or an index, the commonest thing canisters do, reads
+next to nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from contextlib import closing
 from typing import Any
 
 import sqlalchemy as sa
+from sortedcontainers import SortedDict
 
 from replica.state.access import Access
 
 PAGE_FIRST, PAGE_MAX, PAGE_GROWTH = 8, 512, 8
+PAGE_BETWEEN = 2
+"""First page between two keys: most often of an index, where one row or none is expected."""
 REMEMBERED_MAX = 2048
 
 Row = tuple[Any, ...]
@@ -81,6 +85,8 @@ class TableReader:
                 self._scans[reverse, bounded] = Statement(query, dialect)
         self._rows: dict[bytes, Row | None] = {}
         self._pages: dict[tuple[bytes, bytes | None, bool], Page] = {}
+        self._gaps: SortedDict[bytes, bytes | None] = SortedDict()
+        """From a key to the next that is there, nothing is; None: there is no next one."""
         self._last: bytes | None = None
         """No key is above this one; None: not known yet."""
 
@@ -100,6 +106,7 @@ class TableReader:
         gone: list[dict[str, object]] = [{"key": k} for k in keys if self._may_hold(k)]
         self._rows.clear()
         self._pages.clear()
+        self._gaps.clear()
         self._encoded.clear()
         if self._last is not None:
             self._last = max(self._last, max(keys))
@@ -140,7 +147,9 @@ class TableReader:
         self, access: Access, low: bytes, high: bytes | None, reverse: bool
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, row) in key order, a page at a time, so that no cursor stays open."""
-        size = PAGE_FIRST
+        if self._is_gap(low, high):
+            return
+        size = PAGE_FIRST if reverse or high is None else PAGE_BETWEEN
         while low <= self._last_key(access):
             page = self._page(access, low, high, reverse, size)
             for found in page:
@@ -162,18 +171,43 @@ class TableReader:
         size: int,
     ) -> Page:
         place = (low, high, reverse)
-        known = self._pages.get(place) if size == PAGE_FIRST else None
+        is_first = size <= PAGE_FIRST
+        known = self._pages.get(place) if is_first else None
         if known is not None:
             return known
-        values: dict[str, object] = {"low": low, "limit": size}
-        if high is not None:
-            values["high"] = high
-        page = self._scans[reverse, high is not None].run(access, **values)
-        if size == PAGE_FIRST:
+        if size == PAGE_BETWEEN:
+            assert high is not None
+            page = self._between(access, low, high)
+        else:
+            values: dict[str, object] = {"low": low, "limit": size}
+            if high is not None:
+                values["high"] = high
+            page = self._scans[reverse, high is not None].run(access, **values)
+        if is_first:
             if len(self._pages) >= REMEMBERED_MAX:
                 self._pages.clear()
             self._pages[place] = page
         return page
+
+    def _between(self, access: Access, low: bytes, high: bytes) -> Page:
+        """Return a short page; where nothing is between two keys, remember how far that is so."""
+        found = self._scans[False, False].run(access, low=low, limit=PAGE_BETWEEN)
+        page = [row for row in found if row[0] < high]
+        if not page:
+            if found:
+                self._row(access, found[0])
+            if len(self._gaps) >= REMEMBERED_MAX:
+                self._gaps.clear()
+            self._gaps[low] = found[0][0] if found else None
+        return page
+
+    def _is_gap(self, low: bytes, high: bytes | None) -> bool:
+        """Whether it is known that nothing is between two keys."""
+        at = self._gaps.bisect_right(low) - 1
+        if at < 0:
+            return False
+        end = self._gaps.peekitem(at)[1]
+        return end is None or (high is not None and high <= end)
 
     def _last_key(self, access: Access) -> bytes:
         if self._last is None:
