@@ -45,6 +45,7 @@ from replica.protocol.errors import (
     Unavailable,
 )
 from replica.protocol.ids import (
+    MANAGEMENT_CANISTER,
     Height,
     NodeId,
     Principal,
@@ -241,6 +242,7 @@ class Replica:
         self.ingress = IngressPool(
             lambda id_: id_ in self.state._tip.ingress,
             lambda: not self._recent_space().is_below_reserve,
+            lambda id_: id_ == MANAGEMENT_CANISTER or id_ in self.state._tip.canisters,
         )
         self._adverts: dict[NodeId, tuple[tuple[int, bytes], ...]] = {}
         self.syncing = False
@@ -526,13 +528,13 @@ class Replica:
 
     def _on_ingress(self, node: NodeId, raw: bytes) -> bool:
         """Return whether it is a request that can still be executed, here already or not."""
-        if self.ingress.is_full:
+        if self.ingress.is_full(node):
             return True  # those who sent it have it
         try:
-            self.ingress.add(decode_cached(raw, self.clock()))
+            self.ingress.add(decode_cached(raw, self.clock()), node)
         except Unavailable:
             return True
-        except ReprisError:  # also when the clocks differ
+        except ReprisError:  # also when the clocks differ, or its canister is not here yet
             return False
         return True
 
