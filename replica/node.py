@@ -404,6 +404,7 @@ class Replica:
         elif isinstance(effect, consensus.Execute):
             began = self.monotonic()
             result = self.state.execute(effect.batch)
+            self.ingress.executed(effect.batch.ingress)
             self._trace(effect.batch)
             if result.moved_rows:
                 took = (self.monotonic() - began) / 1e9

@@ -17,6 +17,7 @@ POOL_MAX, POOL_BYTES_MAX = 4000, 64 << 20
 SUBMITTED_MAX = 2000
 """With so many waiting, users are told to come later: what peers have taken in still finds room,
 and nobody waits long for an answer. Shared in the same way."""
+TOO_MANY = "too many requests are waiting; try again in a few seconds"
 BLOCK_BYTES_MAX = 4 << 20
 DECODED_MAX, DECODED_BYTES_MAX = 3 * POOL_MAX, 32 << 20
 """Requests, the oldest of which is forgotten first, that need not be checked again."""
@@ -60,13 +61,21 @@ class IngressPool:
         """Whether nothing more is taken from a source now, whatever it is."""
         return not self._has_room() or not self._finds_room(source, 0, POOL_MAX)
 
+    def check_room(self) -> None:
+        """Raises: Unavailable when no user's request is taken now, whatever it is."""
+        if not self._has_room():
+            raise Unavailable("this node's disk is nearly full: it takes no requests; ask another")
+        if not self._finds_room(None, 0, SUBMITTED_MAX):
+            raise Unavailable(TOO_MANY)
+
     def submit(self, request: envelope.Request) -> bool:
         """Admit a user's checked request; False when it is here.
 
         Raises: Unavailable when the pool or the disk is full.
         """
-        if not self._has_room():
-            raise Unavailable("this node's disk is nearly full: it takes no requests; ask another")
+        if request.request_id in self._sources:
+            return False
+        self.check_room()
         return self._add(request, None, SUBMITTED_MAX)
 
     def add(self, request: envelope.Request, peer: NodeId) -> bool:
@@ -83,7 +92,7 @@ class IngressPool:
             return False
         size_bytes = len(request.raw)
         if not self._finds_room(source, size_bytes, count_max):
-            raise Unavailable("too many requests are waiting; try again in a few seconds")
+            raise Unavailable(TOO_MANY)
         queue = self._queues.setdefault(source, _Queue())
         queue.requests[request.request_id] = request
         queue.bytes += size_bytes
@@ -100,15 +109,27 @@ class IngressPool:
         is_small = queue.bytes + size_bytes <= POOL_BYTES_MAX // shares
         return is_small and len(queue.requests) < max(1, count_max // shares)
 
+    def executed(self, ingress: Sequence[bytes]) -> None:
+        """Let go of a block's requests: others find room at once."""
+        for raw in ingress:
+            request = _decoded.get(raw)
+            if request is not None and request.request_id in self._sources:
+                self._remove(request)
+
     def purge(self, now_ns: int) -> None:
         """Forget what has expired or was executed."""
-        for source, queue in list(self._queues.items()):
+        for queue in list(self._queues.values()):
             for id_, request in list(queue.requests.items()):
                 if request.ingress_expiry_ns < now_ns or self._is_known(id_):
-                    del queue.requests[id_], self._sources[id_]
-                    queue.bytes -= len(request.raw)
-            if not queue.requests:
-                del self._queues[source]
+                    self._remove(request)
+
+    def _remove(self, request: envelope.Request) -> None:
+        source = self._sources.pop(request.request_id)
+        queue = self._queues[source]
+        del queue.requests[request.request_id]
+        queue.bytes -= len(request.raw)
+        if not queue.requests:
+            del self._queues[source]
 
     # the port of consensus
 

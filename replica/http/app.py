@@ -82,7 +82,10 @@ class Interface:
         self.replica, self._wait_certified = replica, wait_certified
 
     async def _request(self, http: Request, kind: str) -> envelope.Request:
-        request = envelope.decode(await _body(http, BODY_BYTES_MAX), self.replica.clock())
+        body = await _body(http, BODY_BYTES_MAX)
+        if kind == "call":
+            self.replica.ingress.check_room()  # before the work of checking it
+        request = envelope.decode(body, self.replica.clock())
         if request.kind != kind:
             raise Malformed(f"this endpoint takes a {kind}, not a {request.kind}")
         return request

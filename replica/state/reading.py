@@ -86,7 +86,8 @@ class TableReader:
         self._rows: dict[bytes, Row | None] = {}
         self._pages: dict[tuple[bytes, bytes | None, bool], Page] = {}
         self._gaps: SortedDict[bytes, bytes | None] = SortedDict()
-        """From a key to the next that is there, nothing is; None: there is no next one."""
+        """From one key (included) to another, nothing is; None: to the end. Each reaches from right
+        after a row to the next, so no two overlap."""
         self._last: bytes | None = None
         """No key is above this one; None: not known yet."""
 
@@ -106,8 +107,11 @@ class TableReader:
         gone: list[dict[str, object]] = [{"key": k} for k in keys if self._may_hold(k)]
         self._rows.clear()
         self._pages.clear()
-        self._gaps.clear()
         self._encoded.clear()
+        if len(rows) < len(keys):  # some are gone: what was on both sides of them is one now
+            self._gaps.clear()
+        for key in keys if self._gaps else ():
+            self._split_gap(key)
         if self._last is not None:
             self._last = max(self._last, max(keys))
         if gone and not fresh:
@@ -194,20 +198,46 @@ class TableReader:
         found = self._scans[False, False].run(access, low=low, limit=PAGE_BETWEEN)
         page = [row for row in found if row[0] < high]
         if not page:
-            if found:
-                self._row(access, found[0])
-            if len(self._gaps) >= REMEMBERED_MAX:
-                self._gaps.clear()
-            self._gaps[low] = found[0][0] if found else None
+            self._note_gap(access, low, found)
         return page
+
+    def _note_gap(self, access: Access, low: bytes, after: Page) -> None:
+        """Remember how far nothing is on both sides of a key: what comes next may lie on either."""
+        before = self._scans[True, True].run(access, low=b"", high=low, limit=1)
+        for row in (*before, *after[:1]):
+            self._row(access, row)
+        if len(self._gaps) >= REMEMBERED_MAX:
+            self._gaps.clear()
+        start = before[0][0] + b"\x00" if before else b""
+        self._gaps[start] = after[0][0] if after else None
+
+    def _gap_at(self, key: bytes) -> bytes | None:
+        """Return where the gap that holds a key starts; None: none is known to."""
+        at = self._gaps.bisect_right(key) - 1
+        if at < 0:
+            return None
+        start, end = self._gaps.peekitem(at)
+        return start if end is None or key < end else None
 
     def _is_gap(self, low: bytes, high: bytes | None) -> bool:
         """Whether it is known that nothing is between two keys."""
-        at = self._gaps.bisect_right(low) - 1
-        if at < 0:
+        start = self._gap_at(low)
+        if start is None:
             return False
-        end = self._gaps.peekitem(at)[1]
+        end = self._gaps[start]
         return end is None or (high is not None and high <= end)
+
+    def _split_gap(self, key: bytes) -> None:
+        """A row is put at a key."""
+        start = self._gap_at(key)
+        if start is None:
+            return
+        end = self._gaps.pop(start)
+        if len(self._gaps) >= REMEMBERED_MAX:
+            self._gaps.clear()
+        if start < key:
+            self._gaps[start] = key
+        self._gaps[key + b"\x00"] = end
 
     def _last_key(self, access: Access) -> bytes:
         if self._last is None:

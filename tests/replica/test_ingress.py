@@ -106,6 +106,18 @@ def test_what_leads_to_nothing_is_not_taken_from_a_peer() -> None:
         pool.add(request(2, canister=NOBODY), PEERS[0])
 
 
+def test_what_was_executed_makes_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingress, "SUBMITTED_MAX", 2)
+    pool = IngressPool(lambda _: False)
+    for one in (request(1), request(2)):
+        pool.submit(one)
+    with pytest.raises(Unavailable):
+        pool.check_room()
+    pool.executed([request(2).raw, request(3).raw])
+    pool.check_room()
+    assert pool.submit(request(4)) and len(pool) == 2
+
+
 def test_the_oldest_of_what_was_checked_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingress, "DECODED_MAX", 3)
     monkeypatch.setattr(ingress, "_decoded", ingress._Decoded())
