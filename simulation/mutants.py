@@ -21,7 +21,8 @@ from simulation.scheduler import GENESIS_NS, MS, SECOND
 
 T = TypeVar("T")
 
-KILL_S_MAX = 60.0
+KILL_S_MAX = 300.0
+"""Of processor time: what else runs on a machine decides nothing. The longest takes a seventh."""
 LIVENESS_NS = 30 * SECOND
 """A mutant that gets stuck is caught sooner than a seed of a campaign is given up."""
 
@@ -47,7 +48,7 @@ class Verdict:
 
     @property
     def killed(self) -> bool:
-        return self.seed is not None and self.seconds <= KILL_S_MAX
+        return self.seed is not None
 
 
 # --- campaigns -------------------------------------------------------------------------------
@@ -1038,14 +1039,14 @@ def fault(name: str, seed: int) -> str | None:
 def hunt(mutant: Mutant, first: int = 0, limit_s: float = KILL_S_MAX) -> Verdict:
     """Break the code of this process and run the campaign until it notices, or time is up."""
     mutant.break_it()
-    began, seed = time.perf_counter(), first
-    while time.perf_counter() - began < limit_s:
+    began, seed = time.process_time(), first
+    while time.process_time() - began < limit_s:
         found = fault(mutant.campaign, seed)
         if found is not None:
-            seconds = time.perf_counter() - began
+            seconds = time.process_time() - began
             return Verdict(mutant.name, mutant.campaign, seconds, seed, found)
         seed += 1
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     return Verdict(mutant.name, mutant.campaign, seconds, None, "nothing was noticed")
 
 
