@@ -65,9 +65,9 @@ from replica.state_sync import fetch, serve
 
 LOG_CHARACTERS_MAX = 400
 ADVERTISED_MAX = 3
+"""Newest checkpoints that are offered to peers."""
 SPACE_AGE_NS = 100_000_000
 """How old a look at the disk may be by which requests are taken."""
-"""Newest checkpoints that are offered to peers."""
 DIVERGED_EXIT = 86
 """Exit status of a replica that found its own state diverged and set it aside."""
 FAULT_EXIT = 87

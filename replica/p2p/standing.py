@@ -161,10 +161,9 @@ class Standing:
         return min(pause_s, PAUSE_S_MAX)
 
     def _fade(self, now_s: float) -> None:
-        if self.score:
-            passed = max(0.0, now_s - self._at_s)
-            self.score = max(0.0, self.score - passed * SCORE_A_SECOND)
+        passed = max(0.0, now_s - self._at_s)
         self._at_s = now_s
+        self.score = max(0.0, self.score - passed * SCORE_A_SECOND)
 
 
 class Ledger:

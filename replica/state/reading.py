@@ -211,28 +211,29 @@ class TableReader:
         start = before[0][0] + b"\x00" if before else b""
         self._gaps[start] = after[0][0] if after else None
 
-    def _gap_at(self, key: bytes) -> bytes | None:
-        """Return where the gap that holds a key starts; None: none is known to."""
+    def _gap_at(self, key: bytes) -> tuple[bytes, bytes | None] | None:
+        """Return where the gap that holds a key starts and ends; None: none is known to."""
         at = self._gaps.bisect_right(key) - 1
         if at < 0:
             return None
         start, end = self._gaps.peekitem(at)
-        return start if end is None or key < end else None
+        return (start, end) if end is None or key < end else None
 
     def _is_gap(self, low: bytes, high: bytes | None) -> bool:
         """Whether it is known that nothing is between two keys."""
-        start = self._gap_at(low)
-        if start is None:
+        gap = self._gap_at(low)
+        if gap is None:
             return False
-        end = self._gaps[start]
+        end = gap[1]
         return end is None or (high is not None and high <= end)
 
     def _split_gap(self, key: bytes) -> None:
         """A row is put at a key."""
-        start = self._gap_at(key)
-        if start is None:
+        gap = self._gap_at(key)
+        if gap is None:
             return
-        end = self._gaps.pop(start)
+        start, end = gap
+        del self._gaps[start]
         if len(self._gaps) >= REMEMBERED_MAX:
             self._gaps.clear()
         if start < key:

@@ -13,7 +13,7 @@ from replica.state import reading
 from replica.state.store import Store
 
 TABLE = declare({"t": {"columns": {"n": "nat64"}, "key": ["n"], "indexes": {"by_n": ["n"]}}})[0]
-NAMES = ("c/t", index_table("c/t", "by_n"))
+INDEX = index_table("c/t", "by_n")
 
 
 @pytest.fixture
@@ -55,9 +55,8 @@ def test_what_is_put_beside_others_keys_asks_the_database_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an author's entries do in an index: others' lie above, and no two ask for one key."""
-    index = NAMES[1]
     key = lambda n: n.to_bytes(8, "big")  # noqa: E731
-    store.load({index: {key(n): b"x" for n in (1, 2, 900, 901)}})
+    store.load({INDEX: {key(n): b"x" for n in (1, 2, 900, 901)}})
     asked: list[str] = []
     run = reading.Statement.run
 
@@ -67,9 +66,9 @@ def test_what_is_put_beside_others_keys_asks_the_database_once(
 
     monkeypatch.setattr(reading.Statement, "run", counting)
     for n in (*range(3, 300), *range(890, 600, -1)):  # upwards, downwards
-        assert not list(store.scan(index, key(n), key(n + 1)))
+        assert not list(store.scan(INDEX, key(n), key(n + 1)))
         if n % 50 == 0:
-            store.load({index: {key(n): b"x"}})
+            store.load({INDEX: {key(n): b"x"}})
     assert len(asked) <= 3, "where the table ends, and what comes before and after"
-    found = [int.from_bytes(k, "big") for k, _ in store.scan(index, key(240), key(999))]
+    found = [int.from_bytes(k, "big") for k, _ in store.scan(INDEX, key(240), key(999))]
     assert found == [250, 650, 700, 750, 800, 850, 900, 901]

@@ -131,27 +131,21 @@ def evaluate(coefficients: Sequence[int], x: int) -> int:
 @lru_cache(maxsize=1024)
 def lagrange(indices: tuple[int, ...]) -> tuple[int, ...]:
     """Return the coefficients at 0 for 0-based share indices; index i stands at x = i + 1."""
-    out = []
-    for i in indices:
-        numerator = denominator = 1
-        for j in indices:
-            if j != i:
-                numerator = numerator * (j + 1) % ORDER
-                denominator = denominator * (j - i) % ORDER
-        out.append(numerator * pow(denominator, -1, ORDER) % ORDER)
-    return tuple(out)
+    factors, divisor = exact_lagrange(indices)
+    inverse = pow(divisor, -1, ORDER)
+    return tuple(f * inverse % ORDER for f in factors)
 
 
 @lru_cache(maxsize=1024)
-def small_lagrange(indices: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+def exact_lagrange(indices: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     """Return the coefficients of `lagrange` as whole numbers over one divisor, not modulo anything.
 
     Those of a few shares of a small subnet have a few bits, and four of six pairs divide by 1.
     """
-    exact = [
-        math.prod((Fraction(j + 1, j - i) for j in indices if j != i), start=Fraction(1))
-        for i in indices
-    ]
+    exact = []
+    for i in indices:
+        others = [j for j in indices if j != i]
+        exact.append(Fraction(math.prod(j + 1 for j in others), math.prod(j - i for j in others)))
     divisor = math.lcm(*(c.denominator for c in exact))
     return tuple(int(c * divisor) for c in exact), divisor
 
@@ -242,7 +236,7 @@ class Bls:
         assert len(shares) >= transcript.threshold, "too few shares to combine"
         indices = tuple(sorted(shares)[: transcript.threshold])
         if len(indices) <= SMALL_SHARES_MAX:
-            factors, divisor = small_lagrange(indices)
+            factors, divisor = exact_lagrange(indices)
             if max(map(abs, factors)) < 1 << SMALL_BITS:
                 few = [G1Element.from_bytes_unchecked(shares[i]) for i in indices]
                 total = bytes(_sum_of_multiples(few, factors))
