@@ -15,8 +15,7 @@ from replica.runtime.space import RESERVE_BYTES, Space
 
 KEY = Ed25519Key(b"\x09" * 32)
 NOW = 1_700_000_000 * 10**9
-
-
+CONTEXT = ValidationContext(RegistryVersion(1), Height(0), TimeNs(NOW))
 PEERS = [NodeId(Principal(bytes([i]) * 29)) for i in (1, 2)]
 SOMEBODY, NOBODY = CanisterId(Principal(bytes(10))), CanisterId(Principal(b"\x07" * 10))
 
@@ -64,10 +63,9 @@ def test_who_hands_in_too_much_takes_no_others_place(monkeypatch: pytest.MonkeyP
     assert [pool.add(request(next(numbers)), PEERS[1]) for _ in range(13)] == [True] * 13
     with pytest.raises(Unavailable):
         pool.add(request(next(numbers)), PEERS[0])
-    context = ValidationContext(RegistryVersion(1), Height(0), TimeNs(NOW))
     chosen = [
         int.from_bytes(decode_cached(r, NOW).arg, "big")
-        for r in pool.build((), context, 30).ingress
+        for r in pool.build((), CONTEXT, 30).ingress
     ]
     shares = [
         sum(first <= n < last for n in chosen) for first, last in ((0, 40), (40, 50), (50, 63))
@@ -92,8 +90,7 @@ def test_large_requests_take_no_more_of_memory_and_blocks_than_small_ones(
     assert all(pool.submit(one) for one in small)
     assert pool.add(large[6], PEERS[1]), "one finds room, whatever its size"
     assert pool.is_full(PEERS[0]) and not pool.is_full(None)
-    context = ValidationContext(RegistryVersion(1), Height(0), TimeNs(NOW))
-    chosen = pool.build((), context, 1000).ingress
+    chosen = pool.build((), CONTEXT, 1000).ingress
     assert {one.raw for one in small} < set(chosen)
 
 
@@ -139,17 +136,16 @@ def test_a_node_short_of_space_takes_no_requests_and_makes_empty_blocks() -> Non
     space = Space(100 << 30, 200 << 30)
     pool = IngressPool(lambda _: False, lambda: not space.is_below_reserve)
     assert pool.submit(request(1))
-    context = ValidationContext(RegistryVersion(1), Height(0), TimeNs(NOW))
-    assert pool.build((), context, 10).ingress
+    assert pool.build((), CONTEXT, 10).ingress
     space = Space(RESERVE_BYTES - 1, 200 << 30)
     with pytest.raises(Unavailable, match="disk is nearly full") as refused:
         pool.submit(request(2))
     assert refused.value.http_status == 503 and pool.is_full(PEERS[0]), (
         "peers' are not taken in either"
     )
-    assert pool.build((), context, 10).ingress == ()
+    assert pool.build((), CONTEXT, 10).ingress == ()
     space = Space(RESERVE_BYTES, 200 << 30)
-    assert pool.build((), context, 10).ingress == (request(1).raw,)
+    assert pool.build((), CONTEXT, 10).ingress == (request(1).raw,)
 
 
 @pytest.mark.parametrize(
